@@ -1,0 +1,64 @@
+# Spile. `make help` lists what there is; every target installs what it lacks (Debian 12, root).
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+export CGO_ENABLED := 0
+export GOFLAGS := -buildvcs=false
+GO ?= go
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+BUILD := $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
+CLANG := clang-14
+KERNELS ?= 6.1
+ARGS ?=
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+run: build ## the whole product on this host: collector, agent, live calls (ARGS='--target netns=self')
+	bin/spile up $(ARGS)
+
+build: ## bin/spile and bin/spile-agent, static
+	$(BUILD) -o bin/spile ./collector
+	$(BUILD) -o bin/spile-agent ./agent
+
+test: build ## every test, the eBPF ones and real programs included
+	deploy/packages.sh test
+	$(GO) run ./deploy/gotest -timeout 14m ./...
+
+check: ## regenerate and compare, vet, lint, house rules
+	deploy/packages.sh check
+	$(MAKE) --no-print-directory generate
+	@git diff --exit-code --stat -- '*.pb.go' '*_bpfel.go' '*_bpfel.o' || { echo 'check: generated files differ from their sources: commit what `make generate` wrote'; exit 1; }
+	@test -z "$$(gofmt -l agent bpf collector deploy proto)" || { echo "check: gofmt these:"; gofmt -l agent bpf collector deploy proto; exit 1; }
+	$(GO) vet ./...
+	GOARCH=arm64 $(GO) vet ./bpf ./agent/...
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) test -count=1 ./deploy -run 'House|Import|Pure|Package|Init|Files|Level|Room|BPF|Manifests'
+
+generate: ## rebuild eBPF objects (clang 14 of Debian 12) and protobuf code
+	deploy/packages.sh check
+	@v=$$($(CLANG) --version 2>/dev/null | head -1); case "$$v" in *'version 14.'*) ;; *) echo "generate: found '$$v', need clang 14 (Debian 12: apt-get install clang-14): other versions write other bytes"; exit 1;; esac
+	mkdir -p bin/tools
+	$(GO) build -o bin/tools/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc github.com/cilium/ebpf/cmd/bpf2go
+	PATH="$$PWD/bin/tools:$$PATH" $(GO) generate ./bpf ./proto/...
+
+bench: build ## cost and capacity in one run: nginx alone, with empty probes, with Spile; agent, collector, wire
+	deploy/packages.sh test
+	SPILE_BENCH=1 $(GO) test -count=1 -v -timeout 20m ./deploy -run TestBench
+
+vmtest: build ## boot Debian kernels under emulation and capture a TLS exchange there (KERNELS='6.1')
+	deploy/packages.sh vm
+	SPILE_VM_KERNELS='$(KERNELS)' $(GO) test -count=1 -v -timeout 25m ./bpf/vmtest
+
+soak: build ## the long tests
+	deploy/packages.sh test
+	SPILE_SOAK=1 $(GO) test -count=1 -v -timeout 60m ./deploy -run 'TestSoak|TestSmoke'
+
+fuzz: ## every fuzz target for FUZZTIME each (default 60s)
+	deploy/fuzz.sh $${FUZZTIME:-60s}
+
+clean: ## remove what was built
+	rm -rf bin
+
+.PHONY: help run build test check generate bench vmtest soak fuzz clean
