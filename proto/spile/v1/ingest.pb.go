@@ -874,6 +874,18 @@ type Columns struct {
 	SignatureSets [][]byte `protobuf:"bytes,34,rep,name=signature_sets,json=signatureSets,proto3" json:"signature_sets,omitempty"`
 	Signatures    []uint32 `protobuf:"varint,35,rep,packed,name=signatures,proto3" json:"signatures,omitempty"`
 	Coverages     []uint32 `protobuf:"varint,36,rep,packed,name=coverages,proto3" json:"coverages,omitempty"`
+	// Keyed hashes, 12 bytes each. An index of len(strings) + i means hash i.
+	Hashes []byte `protobuf:"bytes,37,opt,name=hashes,proto3" json:"hashes,omitempty"`
+	// What differs from call to call in an otherwise repeated message is a column of its own.
+	Credentials     []uint32 `protobuf:"varint,38,rep,packed,name=credentials,proto3" json:"credentials,omitempty"`
+	RequestRecords  []uint32 `protobuf:"varint,39,rep,packed,name=request_records,json=requestRecords,proto3" json:"request_records,omitempty"`
+	ResponseRecords []uint32 `protobuf:"varint,40,rep,packed,name=response_records,json=responseRecords,proto3" json:"response_records,omitempty"`
+	// One entry for each field of each call's request, then response.
+	FieldHashes  []uint32 `protobuf:"varint,41,rep,packed,name=field_hashes,json=fieldHashes,proto3" json:"field_hashes,omitempty"`
+	FieldLengths []uint32 `protobuf:"varint,42,rep,packed,name=field_lengths,json=fieldLengths,proto3" json:"field_lengths,omitempty"`
+	FieldCounts  []uint32 `protobuf:"varint,43,rep,packed,name=field_counts,json=fieldCounts,proto3" json:"field_counts,omitempty"`
+	// Nanoseconds in one unit of times and durations: 1,000 where that loses nothing, else 1.
+	TimeUnit      uint32 `protobuf:"varint,44,opt,name=time_unit,json=timeUnit,proto3" json:"time_unit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1160,6 +1172,62 @@ func (x *Columns) GetCoverages() []uint32 {
 	return nil
 }
 
+func (x *Columns) GetHashes() []byte {
+	if x != nil {
+		return x.Hashes
+	}
+	return nil
+}
+
+func (x *Columns) GetCredentials() []uint32 {
+	if x != nil {
+		return x.Credentials
+	}
+	return nil
+}
+
+func (x *Columns) GetRequestRecords() []uint32 {
+	if x != nil {
+		return x.RequestRecords
+	}
+	return nil
+}
+
+func (x *Columns) GetResponseRecords() []uint32 {
+	if x != nil {
+		return x.ResponseRecords
+	}
+	return nil
+}
+
+func (x *Columns) GetFieldHashes() []uint32 {
+	if x != nil {
+		return x.FieldHashes
+	}
+	return nil
+}
+
+func (x *Columns) GetFieldLengths() []uint32 {
+	if x != nil {
+		return x.FieldLengths
+	}
+	return nil
+}
+
+func (x *Columns) GetFieldCounts() []uint32 {
+	if x != nil {
+		return x.FieldCounts
+	}
+	return nil
+}
+
+func (x *Columns) GetTimeUnit() uint32 {
+	if x != nil {
+		return x.TimeUnit
+	}
+	return 0
+}
+
 var File_spile_v1_ingest_proto protoreflect.FileDescriptor
 
 const file_spile_v1_ingest_proto_rawDesc = "" +
@@ -1225,7 +1293,7 @@ const file_spile_v1_ingest_proto_rawDesc = "" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x18\n" +
 	"\aprocess\x18\x02 \x01(\tR\aprocess\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1b\n" +
-	"\ttls_bytes\x18\x04 \x01(\x04R\btlsBytes\"\xec\b\n" +
+	"\ttls_bytes\x18\x04 \x01(\x04R\btlsBytes\"\x9a\v\n" +
 	"\aColumns\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\x12\x18\n" +
@@ -1268,7 +1336,15 @@ const file_spile_v1_ingest_proto_rawDesc = "" +
 	"\n" +
 	"signatures\x18# \x03(\rB\x02\x10\x01R\n" +
 	"signatures\x12 \n" +
-	"\tcoverages\x18$ \x03(\rB\x02\x10\x01R\tcoverages2L\n" +
+	"\tcoverages\x18$ \x03(\rB\x02\x10\x01R\tcoverages\x12\x16\n" +
+	"\x06hashes\x18% \x01(\fR\x06hashes\x12$\n" +
+	"\vcredentials\x18& \x03(\rB\x02\x10\x01R\vcredentials\x12+\n" +
+	"\x0frequest_records\x18' \x03(\rB\x02\x10\x01R\x0erequestRecords\x12-\n" +
+	"\x10response_records\x18( \x03(\rB\x02\x10\x01R\x0fresponseRecords\x12%\n" +
+	"\ffield_hashes\x18) \x03(\rB\x02\x10\x01R\vfieldHashes\x12'\n" +
+	"\rfield_lengths\x18* \x03(\rB\x02\x10\x01R\ffieldLengths\x12%\n" +
+	"\ffield_counts\x18+ \x03(\rB\x02\x10\x01R\vfieldCounts\x12\x1b\n" +
+	"\ttime_unit\x18, \x01(\rR\btimeUnit2L\n" +
 	"\x06Ingest\x12B\n" +
 	"\aPublish\x12\x18.spile.v1.PublishRequest\x1a\x19.spile.v1.PublishResponse(\x010\x01B/Z-github.com/spile/spile/proto/spile/v1;spilev1b\x06proto3"
 
