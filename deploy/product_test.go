@@ -1,0 +1,160 @@
+package deploy
+
+import (
+	"encoding/json"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// product is a running `spile up`.
+type product struct {
+	*process
+	t    testing.TB
+	bin  programs
+	data string
+}
+
+// The lines of DESIGN's contracts, as far as the tests read them.
+type (
+	callLine struct {
+		ID, Observed, Protocol, Scheme, Method, Authority, Path, Route, Service string
+		StatusCode                                                               int `json:"status_code"`
+		Source, Destination                                                      peerLine
+		Coverage                                                                 []string
+		Auth                                                                     struct{ Scheme, Location string }
+		Response                                                                 struct{ Fields []fieldLine }
+		Request                                                                  struct{ Fields []fieldLine }
+	}
+	fieldLine struct{ Path, Type, Class string }
+	peerLine  struct {
+		Address, Process, Container string
+		Port                        int
+	}
+	endpointLine struct {
+		ID, Service, Method, Route, State string
+		Calls                             uint64
+		Statuses                          map[string]uint64
+	}
+	findingLine struct {
+		ID, Rule, Severity, Service, Method, Route, Scope string
+		Count                                             uint64
+	}
+	agentLine struct {
+		Node      string
+		Connected bool
+		Calls     uint64
+		Health    struct {
+			Rungs     map[string]string
+			Counts    []countLine
+			Probes    []struct{ Library, Path, State, Reason string }
+			Uncovered []struct {
+				PID             int
+				Process, Reason string
+			}
+		}
+	}
+	countLine struct {
+		Stage, Name string
+		Value       uint64
+		Lost        bool
+	}
+)
+
+// up starts the product on what runs in the test's own network namespace, and waits until its agent watches.
+func up(t testing.TB, args ...string) *product {
+	t.Helper()
+	return upIn(t, t.TempDir(), args...)
+}
+
+func upIn(t testing.TB, data string, args ...string) *product {
+	t.Helper()
+	bin := binaries(t)
+	if !strings.Contains(strings.Join(args, " "), "--target") {
+		args = append(args, "--target", "netns=self")
+	}
+	p := &product{t: t, bin: bin, data: data}
+	p.process = begin(t, exec.Command(bin.spile, append([]string{"up", "--data", data}, args...)...))
+	p.ready()
+	return p
+}
+
+// ready waits until an agent is connected and has said which hooks it uses.
+func (p *product) ready() {
+	p.t.Helper()
+	eventually(p.t, 60*time.Second, "an agent that watches; log:\n"+p.log.String(), func() bool {
+		select {
+		case <-p.done:
+			p.t.Fatalf("spile up ended early:\n%s", p.log)
+		default:
+		}
+		out, err := exec.Command(p.bin.spile, "agents", "--data", p.data, "-o", "json").Output()
+		var a agentLine
+		return err == nil && json.Unmarshal(out, &a) == nil && a.Connected && len(a.Health.Rungs) > 0
+	})
+}
+
+func (p *product) verb(args ...string) []byte {
+	p.t.Helper()
+	return output(p.t, p.bin.spile, append(args, "--data", p.data, "-o", "json")...)
+}
+
+func (p *product) calls() []callLine {
+	p.t.Helper()
+	return jsonLines[callLine](p.t, p.verb("calls", "--since", "1h"))
+}
+
+func (p *product) endpoints() []endpointLine {
+	p.t.Helper()
+	return jsonLines[endpointLine](p.t, p.verb("endpoints"))
+}
+
+func (p *product) findings() []findingLine {
+	p.t.Helper()
+	return jsonLines[findingLine](p.t, p.verb("findings"))
+}
+
+func (p *product) agent() agentLine {
+	p.t.Helper()
+	all := jsonLines[agentLine](p.t, p.verb("agents"))
+	if len(all) != 1 {
+		p.t.Fatalf("%d agents, want 1", len(all))
+	}
+	return all[0]
+}
+
+// count sums a counter of the agent's own account.
+func (p *product) count(stage, name string) uint64 {
+	p.t.Helper()
+	var sum uint64
+	for _, c := range p.agent().Health.Counts {
+		if c.Stage == stage && c.Name == name {
+			sum += c.Value
+		}
+	}
+	return sum
+}
+
+// total sums the calls of all endpoints.
+func (p *product) total() uint64 {
+	p.t.Helper()
+	var sum uint64
+	for _, e := range p.endpoints() {
+		sum += e.Calls
+	}
+	return sum
+}
+
+// settled waits until n calls are in the inventory, or until the figure has stood still for a while, and returns it.
+func (p *product) settled(n uint64) uint64 {
+	p.t.Helper()
+	last, since := p.total(), time.Now()
+	for last != n && time.Since(since) < 5*time.Second {
+		time.Sleep(200 * time.Millisecond)
+		if now := p.total(); now != last {
+			last, since = now, time.Now()
+		}
+	}
+	return last
+}
