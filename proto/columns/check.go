@@ -1,0 +1,141 @@
+package columns
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+	"unicode/utf8"
+
+	v1 "github.com/spile/spile/proto/spile/v1"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// maxStringBytes bounds each string of a call; header blocks are capped far below it on the node.
+const maxStringBytes = 64 << 10
+
+var (
+	errNil      = errors.New("is nil")
+	errID       = errors.New("id is not 32 lower-case hex digits")
+	errTime     = errors.New("time is missing or outside the years 1678 to 2261")
+	errDuration = errors.New("duration is negative or longer than 292 years")
+	errUTF8     = errors.New("holds a string that is not UTF-8 or exceeds 64 KiB")
+	errCoverage = errors.New("coverage flag is empty or has a comma")
+	errBytes    = errors.New("content length overflows")
+	errEnum     = errors.New("observed is negative")
+)
+
+// Check says whether a call can be carried without altering it.
+func Check(c *v1.Call) error {
+	if c == nil {
+		return errNil
+	}
+	if !isHex(c.Id, 2*idBytes) {
+		return errID
+	}
+	if _, ok := unixNanos(c.Time); !ok {
+		return errTime
+	}
+	if d := c.Duration; d != nil {
+		if d.Seconds < 0 || d.Nanos < 0 || d.Nanos >= 1e9 || d.Seconds > math.MaxInt64/int64(1e9)-1 {
+			return errDuration
+		}
+	}
+	if c.Observed < 0 {
+		return errEnum
+	}
+	for _, flag := range c.Coverage {
+		if flag == "" || strings.IndexByte(flag, ',') >= 0 {
+			return errCoverage
+		}
+	}
+	if !textOK(c.Node, c.Protocol, c.Scheme, c.Method, c.Authority, c.Path, c.Route, c.Service, c.Principal, c.Session) ||
+		!textOK(c.Coverage...) || !peerOK(c.Source) || !peerOK(c.Destination) || !authOK(c.Auth) || !tlsOK(c.Tls) {
+		return errUTF8
+	}
+	for _, s := range c.Signatures {
+		if s == nil {
+			return fmt.Errorf("signature %w", errNil)
+		}
+		if !textOK(s.Rule, s.Location) {
+			return errUTF8
+		}
+	}
+	if err := checkContent(c.Request); err != nil {
+		return err
+	}
+	return checkContent(c.Response)
+}
+
+func checkContent(c *v1.Content) error {
+	if c == nil {
+		return nil
+	}
+	if c.Bytes != nil && *c.Bytes == math.MaxUint64 {
+		return errBytes
+	}
+	if !textOK(c.GetContentType(), c.Shape) || !textOK(c.HeaderNames...) {
+		return errUTF8
+	}
+	for _, f := range c.Fields {
+		if f == nil {
+			return fmt.Errorf("field %w", errNil)
+		}
+		if !textOK(f.Path, f.Type, f.Class, f.Hash) {
+			return errUTF8
+		}
+	}
+	for k, v := range c.Headers {
+		if !textOK(k, v) {
+			return errUTF8
+		}
+	}
+	return nil
+}
+
+func peerOK(p *v1.Peer) bool {
+	return p == nil || textOK(p.Address, p.Process, p.BuildId, p.Container, p.PodUid, p.Workload)
+}
+
+func authOK(a *v1.Auth) bool {
+	if a == nil {
+		return true
+	}
+	if !textOK(a.Scheme, a.Location, a.Credential, a.Name) {
+		return false
+	}
+	j := a.Jwt
+	return j == nil || textOK(j.Alg, j.Iss) && textOK(j.Aud...) && textOK(j.Scopes...) && textOK(j.Claims...)
+}
+
+func tlsOK(t *v1.Tls) bool {
+	return t == nil || textOK(t.Version, t.Cipher, t.Group, t.Sni, t.Alpn, t.Ja4)
+}
+
+func textOK(texts ...string) bool {
+	for _, s := range texts {
+		if len(s) > maxStringBytes || !utf8.ValidString(s) {
+			return false
+		}
+	}
+	return true
+}
+
+func isHex(s string, n int) bool {
+	if len(s) != n {
+		return false
+	}
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+func unixNanos(t *timestamppb.Timestamp) (int64, bool) {
+	if t == nil || t.Nanos < 0 || t.Nanos >= 1e9 || t.Seconds <= math.MinInt64/int64(1e9) || t.Seconds >= math.MaxInt64/int64(1e9) {
+		return 0, false
+	}
+	return t.Seconds*1e9 + int64(t.Nanos), true
+}

@@ -1,0 +1,305 @@
+package columns
+
+import (
+	"encoding/hex"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+	v1 "github.com/spile/spile/proto/spile/v1"
+	"google.golang.org/protobuf/proto"
+)
+
+// hashFlag marks an index into hashes until the number of strings is known.
+const hashFlag = 1 << 31
+
+// Encoder makes payloads. It keeps its dictionaries' memory between batches.
+type Encoder struct {
+	zstd *zstd.Encoder
+
+	col     v1.Columns
+	strings map[string]uint32
+	hashes  map[[hashBytes]byte]uint32
+	peers   dictionary
+	auths   dictionary
+	tlss    dictionary
+	content dictionary
+	sigs    dictionary
+	scratch []byte
+	raw     []byte
+	nanos   []int64
+	spans   []int64
+}
+
+// NewEncoder makes an encoder that compresses on the calling goroutine.
+func NewEncoder() (*Encoder, error) {
+	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault),
+		zstd.WithEncoderCRC(false), zstd.WithWindowSize(1<<20), zstd.WithLowerEncoderMem(true))
+	if err != nil {
+		return nil, err
+	}
+	return &Encoder{zstd: z, strings: map[string]uint32{}, hashes: map[[hashBytes]byte]uint32{},
+		peers: dictionary{index: map[string]uint32{}}, auths: dictionary{index: map[string]uint32{}},
+		tlss: dictionary{index: map[string]uint32{}}, content: dictionary{index: map[string]uint32{}},
+		sigs: dictionary{index: map[string]uint32{}}}, nil
+}
+
+// dictionary numbers distinct serialized messages from 1; 0 is an absent message.
+type dictionary struct {
+	index   map[string]uint32
+	entries [][]byte
+}
+
+func (d *dictionary) put(b []byte) uint32 {
+	if i, ok := d.index[string(b)]; ok {
+		return i
+	}
+	key := string(b)
+	d.entries = append(d.entries, []byte(key))
+	i := uint32(len(d.entries))
+	d.index[key] = i
+	return i
+}
+
+func (d *dictionary) reset() {
+	clear(d.index)
+	clear(d.entries)
+	d.entries = d.entries[:0]
+}
+
+// Encode appends the payload of calls to dst. It fails with a *CallError for a call that Check
+// refuses and with ErrTooLarge; then dst is unchanged.
+func (e *Encoder) Encode(dst []byte, calls []*v1.Call) ([]byte, error) {
+	if len(calls) > MaxCalls {
+		return dst, ErrTooLarge
+	}
+	e.reset()
+	for i, c := range calls {
+		if err := Check(c); err != nil {
+			return dst, &CallError{Index: i, Err: err}
+		}
+		e.add(c)
+	}
+	return e.finish(dst, len(calls))
+}
+
+func (e *Encoder) reset() {
+	c := &e.col
+	clear(c.Strings)
+	c.Strings = append(c.Strings[:0], "")
+	c.Ids, c.Hashes = c.Ids[:0], c.Hashes[:0]
+	c.Times, c.Durations = c.Times[:0], c.Durations[:0]
+	for _, column := range e.uint32s() {
+		*column = (*column)[:0]
+	}
+	c.RequestBytes, c.ResponseBytes = c.RequestBytes[:0], c.ResponseBytes[:0]
+	e.nanos, e.spans = e.nanos[:0], e.spans[:0]
+	clear(e.strings)
+	clear(e.hashes)
+	e.strings[""] = 0
+	for _, d := range []*dictionary{&e.peers, &e.auths, &e.tlss, &e.content, &e.sigs} {
+		d.reset()
+	}
+}
+
+// uint32s lists the columns of 32-bit numbers; the first textColumns of them index strings.
+func (e *Encoder) uint32s() []*[]uint32 {
+	c := &e.col
+	return []*[]uint32{&c.Nodes, &c.Protocols, &c.Schemes, &c.Methods, &c.Authorities, &c.PathSegments, &c.Routes,
+		&c.Services, &c.Principals, &c.Sessions, &c.Coverages, &c.Credentials, &c.FieldHashes,
+		&c.Observed, &c.PathLengths, &c.Statuses, &c.Sources, &c.SourcePorts, &c.Destinations, &c.KeyEpochs,
+		&c.Auth, &c.Tls, &c.Requests, &c.Responses, &c.Signatures, &c.RequestRecords, &c.ResponseRecords,
+		&c.FieldLengths, &c.FieldCounts}
+}
+
+const textColumns = 13
+
+func (e *Encoder) add(c *v1.Call) {
+	col := &e.col
+	id, _ := hex.AppendDecode(col.Ids, []byte(c.Id))
+	col.Ids = id
+	ns, _ := unixNanos(c.Time)
+	e.nanos = append(e.nanos, ns)
+	span := int64(-1)
+	if d := c.Duration; d != nil {
+		span = d.Seconds*1e9 + int64(d.Nanos)
+	}
+	e.spans = append(e.spans, span)
+	col.Nodes = append(col.Nodes, e.text(c.Node))
+	col.Observed = append(col.Observed, uint32(c.Observed))
+	col.Protocols = append(col.Protocols, e.text(c.Protocol))
+	col.Schemes = append(col.Schemes, e.text(c.Scheme))
+	col.Methods = append(col.Methods, e.text(c.Method))
+	col.Authorities = append(col.Authorities, e.text(c.Authority))
+	e.addPath(c.Path)
+	col.Routes = append(col.Routes, e.text(c.Route))
+	col.Statuses = append(col.Statuses, c.StatusCode)
+	col.Services = append(col.Services, e.text(c.Service))
+	e.addPeers(c)
+	col.Principals = append(col.Principals, e.text(c.Principal))
+	col.Sessions = append(col.Sessions, e.text(c.Session))
+	col.KeyEpochs = append(col.KeyEpochs, c.KeyEpoch)
+	var auth uint32
+	if c.Auth != nil {
+		e.scratch = appendAuth(e.scratch[:0], c.Auth)
+		auth = e.auths.put(e.scratch)
+	}
+	col.Auth = append(col.Auth, auth)
+	col.Credentials = append(col.Credentials, e.text(c.Auth.GetCredential()))
+	var tls uint32
+	if c.Tls != nil {
+		e.scratch = appendTLS(e.scratch[:0], c.Tls)
+		tls = e.tlss.put(e.scratch)
+	}
+	col.Tls = append(col.Tls, tls)
+	index, size := e.addContent(c.Request)
+	col.Requests = append(col.Requests, index)
+	col.RequestBytes = append(col.RequestBytes, size)
+	col.RequestRecords = append(col.RequestRecords, c.Request.GetRecords())
+	index, size = e.addContent(c.Response)
+	col.Responses = append(col.Responses, index)
+	col.ResponseBytes = append(col.ResponseBytes, size)
+	col.ResponseRecords = append(col.ResponseRecords, c.Response.GetRecords())
+	var sigs uint32
+	if len(c.Signatures) > 0 {
+		e.scratch = appendSignatures(e.scratch[:0], c.Signatures)
+		sigs = e.sigs.put(e.scratch)
+	}
+	col.Signatures = append(col.Signatures, sigs)
+	coverage := uint32(0)
+	switch len(c.Coverage) {
+	case 0:
+	case 1:
+		coverage = e.text(c.Coverage[0])
+	default:
+		coverage = e.text(strings.Join(c.Coverage, ","))
+	}
+	col.Coverages = append(col.Coverages, coverage)
+}
+
+func (e *Encoder) addPeers(c *v1.Call) {
+	var source, destination uint32
+	if c.Source != nil {
+		e.scratch = appendPeer(e.scratch[:0], c.Source, false)
+		source = e.peers.put(e.scratch)
+	}
+	if c.Destination != nil {
+		e.scratch = appendPeer(e.scratch[:0], c.Destination, true)
+		destination = e.peers.put(e.scratch)
+	}
+	e.col.Sources = append(e.col.Sources, source)
+	e.col.SourcePorts = append(e.col.SourcePorts, c.Source.GetPort())
+	e.col.Destinations = append(e.col.Destinations, destination)
+}
+
+// addPath splits at "/", so that n slashes make n+1 segments and joining restores every path.
+// The empty path is 0 segments.
+func (e *Encoder) addPath(path string) {
+	n := uint32(0)
+	for rest, more := path, path != ""; more; n++ {
+		var segment string
+		segment, rest, more = strings.Cut(rest, "/")
+		e.col.PathSegments = append(e.col.PathSegments, e.text(segment))
+	}
+	e.col.PathLengths = append(e.col.PathLengths, n)
+}
+
+func (e *Encoder) addContent(c *v1.Content) (index uint32, bytesPlus1 uint64) {
+	if c == nil {
+		return 0, 0
+	}
+	for _, f := range c.Fields {
+		e.col.FieldHashes = append(e.col.FieldHashes, e.text(f.Hash))
+		e.col.FieldLengths = append(e.col.FieldLengths, f.Length)
+		e.col.FieldCounts = append(e.col.FieldCounts, f.Count)
+	}
+	if c.Bytes != nil {
+		bytesPlus1 = *c.Bytes + 1
+	}
+	e.scratch = appendContent(e.scratch[:0], c)
+	return e.content.put(e.scratch), bytesPlus1
+}
+
+// text numbers a string; a keyed hash goes to its own table as raw bytes.
+func (e *Encoder) text(s string) uint32 {
+	if len(s) == 2+2*hashBytes && s[0] == 'h' && s[1] == ':' && isHex(s[2:], 2*hashBytes) {
+		var h [hashBytes]byte
+		var text [2 * hashBytes]byte
+		copy(text[:], s[2:])
+		hex.Decode(h[:], text[:])
+		i, ok := e.hashes[h]
+		if !ok {
+			i = uint32(len(e.hashes)) | hashFlag
+			e.hashes[h] = i
+			e.col.Hashes = append(e.col.Hashes, h[:]...)
+		}
+		return i
+	}
+	i, ok := e.strings[s]
+	if !ok {
+		i = uint32(len(e.col.Strings))
+		e.strings[s] = i
+		e.col.Strings = append(e.col.Strings, s)
+	}
+	return i
+}
+
+func (e *Encoder) finish(dst []byte, count int) ([]byte, error) {
+	col := &e.col
+	base := uint32(len(col.Strings))
+	columns := e.uint32s()
+	for _, column := range columns[:textColumns] {
+		for i, v := range *column {
+			if v&hashFlag != 0 {
+				(*column)[i] = v&^hashFlag + base
+			}
+		}
+	}
+	e.units()
+	text := &v1.Columns{Version: version, Count: uint32(count), TimeUnit: col.TimeUnit, Strings: col.Strings,
+		Peers: e.peers.entries, Auths: e.auths.entries, Tlss: e.tlss.entries, Contents: e.content.entries,
+		SignatureSets: e.sigs.entries}
+	random := &v1.Columns{Ids: col.Ids, Hashes: col.Hashes}
+	numbers := &v1.Columns{Times: col.Times, Durations: col.Durations, RequestBytes: col.RequestBytes, ResponseBytes: col.ResponseBytes,
+		Nodes: col.Nodes, Protocols: col.Protocols, Schemes: col.Schemes, Methods: col.Methods, Authorities: col.Authorities,
+		PathSegments: col.PathSegments, Routes: col.Routes, Services: col.Services, Principals: col.Principals,
+		Sessions: col.Sessions, Coverages: col.Coverages, Credentials: col.Credentials, FieldHashes: col.FieldHashes,
+		Observed: col.Observed, PathLengths: col.PathLengths, Statuses: col.Statuses, Sources: col.Sources,
+		SourcePorts: col.SourcePorts, Destinations: col.Destinations, KeyEpochs: col.KeyEpochs, Auth: col.Auth, Tls: col.Tls,
+		Requests: col.Requests, Responses: col.Responses, Signatures: col.Signatures, RequestRecords: col.RequestRecords,
+		ResponseRecords: col.ResponseRecords, FieldLengths: col.FieldLengths, FieldCounts: col.FieldCounts}
+	out, total := dst, 0
+	for _, part := range []*v1.Columns{text, numbers, random} {
+		raw, err := proto.MarshalOptions{}.MarshalAppend(e.raw[:0], part)
+		if err != nil {
+			return dst, err
+		}
+		e.raw = raw
+		if total += len(raw); total > MaxBytes {
+			return dst, ErrTooLarge
+		}
+		out = e.zstd.EncodeAll(raw, out)
+	}
+	return out, nil
+}
+
+// units writes times and durations in microseconds where every one of them is whole.
+func (e *Encoder) units() {
+	unit := int64(1000)
+	for i, ns := range e.nanos {
+		if span := e.spans[i]; ns%unit != 0 || span > 0 && span%unit != 0 {
+			unit = 1
+			break
+		}
+	}
+	e.col.TimeUnit = uint32(unit)
+	last := int64(0)
+	for i, ns := range e.nanos {
+		e.col.Times = append(e.col.Times, ns/unit-last)
+		last = ns / unit
+		span := uint64(0)
+		if e.spans[i] >= 0 {
+			span = uint64(e.spans[i]/unit) + 1
+		}
+		e.col.Durations = append(e.col.Durations, span)
+	}
+}
