@@ -74,8 +74,8 @@ http {
 }
 `
 
-// startNginx starts nginx with TLS and plain listeners in the test's namespace and waits until it answers.
-func startNginx(t testing.TB) *nginx {
+// prepareNginx writes a server's files.
+func prepareNginx(t testing.TB) *nginx {
 	t.Helper()
 	dir := t.TempDir()
 	writeCertificate(t, dir)
@@ -91,15 +91,15 @@ func startNginx(t testing.TB) *nginx {
 	must(t, os.MkdirAll(filepath.Join(dir, "static"), 0o755))
 	must(t, os.WriteFile(filepath.Join(dir, "static/app.json"), bytes.Repeat([]byte(`{"a": 1}`+"\n"), 600), 0o644))
 	must(t, os.WriteFile(filepath.Join(dir, "nginx.conf"), fmt.Appendf(nil, nginxConf, dir, locations.String()), 0o644))
-	n := &nginx{dir: dir}
-	n.process = start(t, "nginx", "-p", dir, "-c", filepath.Join(dir, "nginx.conf"))
-	eventually(t, 10*time.Second, "nginx listens", func() bool {
-		c, err := net.Dial("tcp", "127.0.0.1:8080")
-		if err == nil {
-			c.Close()
-		}
-		return err == nil
-	})
+	return &nginx{dir: dir}
+}
+
+// startNginx starts nginx with TLS and plain listeners in the test's namespace and waits until it answers.
+func startNginx(t testing.TB) *nginx {
+	t.Helper()
+	n := prepareNginx(t)
+	n.process = start(t, "nginx", "-p", n.dir, "-c", filepath.Join(n.dir, "nginx.conf"))
+	eventually(t, 10*time.Second, "nginx listens:\n"+n.log.String(), func() bool { return dials("127.0.0.1:8080") })
 	return n
 }
 

@@ -62,7 +62,7 @@ func TestSmokeLoad(t *testing.T) {
 }
 
 // compare holds the inventory against the oracle, status by status.
-func compare(t *testing.T, oracle map[string]map[string]uint64, endpoints []endpointLine) {
+func compare(t testing.TB, oracle map[string]map[string]uint64, endpoints []endpointLine) {
 	t.Helper()
 	got := map[string]map[string]uint64{}
 	for _, e := range endpoints {
