@@ -1,0 +1,180 @@
+package detect
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/common/types/ref"
+
+	v1 "github.com/spile/spile/proto/spile/v1"
+)
+
+// Detector holds the findings of one partition. One goroutine uses it.
+type Detector struct {
+	rules    *Rules
+	limit    int
+	adapter  types.Adapter
+	table    []fact
+	findings map[string]*entry
+	// batch counts Begin; 0 means that revisions rise at every change.
+	batch uint64
+	stats Stats
+}
+
+// entry is one finding and the batch in which its revision rose last.
+type entry struct {
+	finding *v1.Finding
+	raised  uint64
+}
+
+// Stats count what a detector did since it was made.
+type Stats struct {
+	// Calls observed.
+	Calls uint64
+	// Evaluated conditions: calls that met a rule's needs.
+	Evaluated uint64
+	// Matched calls, once per rule.
+	Matched uint64
+	// Errors are evaluations that failed; the call counted as no match.
+	Errors uint64
+	// LastError is the newest of them.
+	LastError error
+	// Overflow counts matches that would have made a finding beyond the limit.
+	Overflow uint64
+}
+
+// New makes a detector that holds at most limit findings.
+func New(rules *Rules, limit int) (*Detector, error) {
+	if rules == nil || len(rules.list) == 0 {
+		return nil, fmt.Errorf("make detector: %w: no rules", ErrRule)
+	}
+	if limit < 1 {
+		return nil, fmt.Errorf("make detector: limit of %d findings is not positive", limit)
+	}
+	adapter, err := types.NewRegistry(&v1.Call{})
+	if err != nil {
+		return nil, fmt.Errorf("make detector: register call: %w", err)
+	}
+	return &Detector{rules: rules, limit: limit, adapter: adapter, table: factTable(), findings: make(map[string]*entry)}, nil
+}
+
+// Restore puts back stored findings, before the first Observe. A finding of a rule that is gone stays as it is.
+func (d *Detector) Restore(findings []*v1.Finding) error {
+	for _, f := range findings {
+		if f.GetId() == "" || f.GetRevision() == 0 {
+			return fmt.Errorf("restore finding %q of rule %q: it has no id or no revision", f.GetId(), f.GetRule())
+		}
+		d.findings[f.GetId()] = &entry{finding: f}
+	}
+	return nil
+}
+
+// Begin starts a batch of calls whose changes are stored together. Within it a finding's revision rises once at most, so that
+// the first that sinks hear of a finding is revision 1, however many calls of the batch matched.
+func (d *Detector) Begin() { d.batch++ }
+
+// Observe checks one call against every rule and returns the findings that it made or changed, in order of rule id.
+// They are new values: nothing changes them later.
+func (d *Detector) Observe(call *v1.Call) []*v1.Finding {
+	d.stats.Calls++
+	has := d.factsOf(call)
+	var changed []*v1.Finding
+	var act *activation
+	for _, r := range d.rules.list {
+		if r.program.needs&^has != 0 {
+			continue
+		}
+		if act == nil {
+			act = &activation{call: d.value(call)}
+		}
+		d.stats.Evaluated++
+		ok, err := holds(r.program.when, act)
+		if err != nil {
+			d.failed(r, "when", err)
+			continue
+		}
+		if !ok {
+			continue
+		}
+		d.stats.Matched++
+		if f := d.match(r, call, act); f != nil {
+			changed = append(changed, f)
+		}
+	}
+	return changed
+}
+
+// Findings returns every finding, in order of id.
+func (d *Detector) Findings() []*v1.Finding {
+	all := make([]*v1.Finding, 0, len(d.findings))
+	for _, e := range d.findings {
+		all = append(all, e.finding)
+	}
+	slices.SortFunc(all, func(a, b *v1.Finding) int { return cmp.Compare(a.Id, b.Id) })
+	return all
+}
+
+// Stats returns the counters.
+func (d *Detector) Stats() Stats { return d.stats }
+
+func (d *Detector) value(call *v1.Call) ref.Val { return d.adapter.NativeToValue(call) }
+
+func (d *Detector) factsOf(call *v1.Call) facts {
+	var has facts
+	for _, f := range d.table {
+		if f.holds(call) {
+			has |= f.bit
+		}
+	}
+	return has
+}
+
+func (d *Detector) failed(r *Rule, what string, err error) {
+	d.stats.Errors++
+	d.stats.LastError = fmt.Errorf("evaluate %s of rule %s: %w", what, r.ID, err)
+}
+
+// match makes or changes the finding that a matching call belongs to. nil = it did not fit.
+func (d *Detector) match(r *Rule, call *v1.Call, act *activation) *v1.Finding {
+	k := keyOf(r, call)
+	id := k.id()
+	sighting := sighting{rule: r, key: k, id: id, call: call, severity: r.Severity, loopback: onLoopback(call)}
+	for i, p := range r.program.severity {
+		ok, err := holds(p, act)
+		if err != nil {
+			d.failed(r, "severity_if", err)
+			continue
+		}
+		if ok {
+			sighting.severity = r.SeverityIf[i].Severity
+			break
+		}
+	}
+	e := d.findings[id]
+	if e == nil && len(d.findings) >= d.limit {
+		d.stats.Overflow++
+		return nil
+	}
+	if e == nil || len(e.finding.Evidence) < maxEvidence {
+		why, err := explain(r.program.why, act)
+		if err != nil {
+			d.failed(r, "why", err)
+			why = r.Title
+		}
+		sighting.why = why
+	}
+	if e == nil {
+		e = &entry{finding: sighting.first(), raised: d.batch}
+		d.findings[id] = e
+		return e.finding
+	}
+	next, raise := sighting.next(e.finding)
+	if raise && (d.batch == 0 || e.raised != d.batch) {
+		next.Revision++
+		e.raised = d.batch
+	}
+	e.finding = next
+	return next
+}

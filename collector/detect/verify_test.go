@@ -1,0 +1,20 @@
+package detect_test
+
+import (
+	"testing"
+
+	"github.com/spile/spile/collector/detect"
+)
+
+func TestBuiltinRulesDoWhatTheirTestsSay(t *testing.T) {
+	rules, err := detect.Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := rules.Verify(decode); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(rules.All()); n != 3 {
+		t.Fatalf("%d built-in rules, want 3", n)
+	}
+}
