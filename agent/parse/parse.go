@@ -72,6 +72,7 @@ func (e *Exchange) Seen() bool {
 // Parser reads one stream.
 type Parser interface {
 	// Feed takes the next bytes of one side. It keeps no reference to data.
+	// data is one captured buffer: after a gap, parsing may begin anew where a buffer begins.
 	// An error means that the stream is not (or no longer) of this protocol; it is fed no more.
 	Feed(side Side, data []byte, at time.Duration) error
 	// Gap says that bytes of one side passed unseen, and how many messages are known to begin in them.
@@ -80,6 +81,8 @@ type Parser interface {
 	Close(at time.Duration)
 	// Counts tells what became of the messages so far.
 	Counts() Counts
+	// Buffered is how many bytes of the stream the parser holds.
+	Buffered() int
 }
 
 // Counts is a parser's account: requests begun = Emitted + Lost + Unanswered + open.
