@@ -1447,10 +1447,15 @@ func (x *Finding) GetRevision() uint64 {
 	return 0
 }
 
+// Evidence is one call that made a finding, with what an analyst needs after the call itself has expired.
 type Evidence struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Call          string                 `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
 	Why           string                 `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	Source        *Peer                  `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
+	Destination   *Peer                  `protobuf:"bytes,5,opt,name=destination,proto3" json:"destination,omitempty"`
+	StatusCode    uint32                 `protobuf:"varint,6,opt,name=status_code,json=statusCode,proto3" json:"status_code,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1497,6 +1502,34 @@ func (x *Evidence) GetWhy() string {
 		return x.Why
 	}
 	return ""
+}
+
+func (x *Evidence) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Evidence) GetSource() *Peer {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *Evidence) GetDestination() *Peer {
+	if x != nil {
+		return x.Destination
+	}
+	return nil
+}
+
+func (x *Evidence) GetStatusCode() uint32 {
+	if x != nil {
+		return x.StatusCode
+	}
+	return 0
 }
 
 var File_spile_v1_call_proto protoreflect.FileDescriptor
@@ -1659,10 +1692,15 @@ const file_spile_v1_call_proto_rawDesc = "" +
 	"\x06attack\x18\x10 \x01(\tR\x06attack\x12.\n" +
 	"\bevidence\x18\x11 \x03(\v2\x12.spile.v1.EvidenceR\bevidence\x12\x14\n" +
 	"\x05scope\x18\x12 \x01(\tR\x05scope\x12\x1a\n" +
-	"\brevision\x18\x13 \x01(\x04R\brevision\"0\n" +
+	"\brevision\x18\x13 \x01(\x04R\brevision\"\xdb\x01\n" +
 	"\bEvidence\x12\x12\n" +
 	"\x04call\x18\x01 \x01(\tR\x04call\x12\x10\n" +
-	"\x03why\x18\x02 \x01(\tR\x03why*a\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\x12.\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12&\n" +
+	"\x06source\x18\x04 \x01(\v2\x0e.spile.v1.PeerR\x06source\x120\n" +
+	"\vdestination\x18\x05 \x01(\v2\x0e.spile.v1.PeerR\vdestination\x12\x1f\n" +
+	"\vstatus_code\x18\x06 \x01(\rR\n" +
+	"statusCode*a\n" +
 	"\bObserved\x12\x18\n" +
 	"\x14OBSERVED_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fOBSERVED_CLIENT\x10\x01\x12\x13\n" +
@@ -1730,11 +1768,14 @@ var file_spile_v1_call_proto_depIdxs = []int32{
 	17, // 22: spile.v1.Finding.first_seen:type_name -> google.protobuf.Timestamp
 	17, // 23: spile.v1.Finding.last_seen:type_name -> google.protobuf.Timestamp
 	12, // 24: spile.v1.Finding.evidence:type_name -> spile.v1.Evidence
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	17, // 25: spile.v1.Evidence.time:type_name -> google.protobuf.Timestamp
+	2,  // 26: spile.v1.Evidence.source:type_name -> spile.v1.Peer
+	2,  // 27: spile.v1.Evidence.destination:type_name -> spile.v1.Peer
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_spile_v1_call_proto_init() }
