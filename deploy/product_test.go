@@ -20,12 +20,12 @@ type product struct {
 type (
 	callLine struct {
 		ID, Observed, Protocol, Scheme, Method, Authority, Path, Route, Service string
-		StatusCode                                                               int `json:"status_code"`
-		Source, Destination                                                      peerLine
-		Coverage                                                                 []string
-		Auth                                                                     struct{ Scheme, Location string }
-		Response                                                                 struct{ Fields []fieldLine }
-		Request                                                                  struct{ Fields []fieldLine }
+		StatusCode                                                              int `json:"status_code"`
+		Source, Destination                                                     peerLine
+		Coverage                                                                []string
+		Auth                                                                    struct{ Scheme, Location string }
+		Response                                                                struct{ Fields []fieldLine }
+		Request                                                                 struct{ Fields []fieldLine }
 	}
 	fieldLine struct{ Path, Type, Class string }
 	peerLine  struct {
