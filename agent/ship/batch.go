@@ -1,0 +1,117 @@
+package ship
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spile/spile/proto/columns"
+	v1 "github.com/spile/spile/proto/spile/v1"
+)
+
+// batchLoop collects calls into batches until ctx ends.
+func (s *Shipper) batchLoop(ctx context.Context) error {
+	enc, err := columns.NewEncoder()
+	if err != nil {
+		return fmt.Errorf("make batch encoder: %w", err)
+	}
+	b := batcher{s: s, enc: enc, calls: make([]*v1.Call, 0, s.cfg.MaxCalls)}
+	timer := time.NewTimer(s.cfg.MaxDelay)
+	timer.Stop()
+	defer timer.Stop()
+	for {
+		select {
+		case c := <-s.queue:
+			if b.add(c) == 1 {
+				timer.Reset(s.cfg.MaxDelay)
+			}
+			if len(b.calls) >= s.cfg.MaxCalls {
+				timer.Stop()
+				b.seal()
+			}
+		case <-timer.C:
+			b.seal()
+		case done := <-s.flush:
+			timer.Stop()
+			b.drainQueue()
+			close(done)
+		case <-ctx.Done():
+			s.closed.Store(true)
+			b.drainQueue()
+			return nil
+		}
+	}
+}
+
+// batcher owns the open batch and the encoder.
+type batcher struct {
+	s     *Shipper
+	enc   *columns.Encoder
+	calls []*v1.Call
+	buf   []byte
+}
+
+func (b *batcher) add(c *v1.Call) int {
+	b.s.batching.Add(1)
+	b.calls = append(b.calls, c)
+	return len(b.calls)
+}
+
+func (b *batcher) drainQueue() {
+	for {
+		select {
+		case c := <-b.s.queue:
+			if b.add(c) >= b.s.cfg.MaxCalls {
+				b.seal()
+			}
+		default:
+			b.seal()
+			return
+		}
+	}
+}
+
+func (b *batcher) seal() {
+	b.write(b.calls)
+	clear(b.calls)
+	b.calls = b.calls[:0]
+}
+
+// write encodes calls into the spool; calls that cannot be encoded are dropped one by one, batches
+// that are too large are halved.
+func (b *batcher) write(calls []*v1.Call) {
+	for len(calls) > 0 {
+		payload, err := b.enc.Encode(b.buf[:0], calls)
+		var bad *columns.CallError
+		if errors.As(err, &bad) {
+			b.lose(DropInvalid, 1)
+			b.s.notice(fmt.Errorf("drop a call that cannot be sent: %w", bad.Err))
+			calls = append(calls[:bad.Index], calls[bad.Index+1:]...)
+			continue
+		}
+		if err != nil || len(payload) > maxPayloadBytes {
+			if len(calls) == 1 {
+				b.lose(DropTooLarge, 1)
+				return
+			}
+			b.write(calls[: len(calls)/2 : len(calls)/2])
+			calls = calls[len(calls)/2:]
+			continue
+		}
+		b.buf = payload
+		n := uint64(len(calls))
+		if err := b.s.spool.append(uint32(n), time.Now(), payload); err != nil {
+			b.lose(DropSpoolWrite, n)
+			b.s.notice(fmt.Errorf("write spool in %s: %w (calls are dropped until there is room)", b.s.cfg.SpoolDir, err))
+			return
+		}
+		b.s.batching.Add(-int64(n))
+		return
+	}
+}
+
+func (b *batcher) lose(reason string, calls uint64) {
+	b.s.drop(reason, calls)
+	b.s.batching.Add(-int64(calls))
+}
