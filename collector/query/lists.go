@@ -1,0 +1,162 @@
+package query
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	v1 "github.com/spile/spile/proto/spile/v1"
+)
+
+// candidate is the state of an endpoint that was never answered as existing.
+const candidate = "candidate"
+
+type inventory struct {
+	v1.UnimplementedInventoryServer
+	s *Server
+}
+
+// ListServices pages services by name.
+func (i *inventory) ListServices(_ context.Context, req *v1.ListServicesRequest) (*v1.ListServicesResponse, error) {
+	p, err := parsePage(req.GetPageSize(), req.GetPageToken(), "services")
+	if err != nil {
+		return nil, err
+	}
+	list, next := cut(i.s.cfg.Sources.Services(), func(s *v1.Service) string { return "s" + s.GetName() }, p)
+	return &v1.ListServicesResponse{Services: list, NextPageToken: next}, nil
+}
+
+// ListEndpoints pages endpoints by service, route, method and id.
+func (i *inventory) ListEndpoints(_ context.Context, req *v1.ListEndpointsRequest) (*v1.ListEndpointsResponse, error) {
+	p, err := parsePage(req.GetPageSize(), req.GetPageToken(), "endpoints", req.GetService(), strconv.FormatBool(req.GetCandidates()))
+	if err != nil {
+		return nil, err
+	}
+	all := i.s.cfg.Sources.Endpoints(req.GetService())
+	shown := make([]*v1.Endpoint, 0, len(all))
+	for _, e := range all {
+		if req.GetCandidates() || e.GetState() != candidate {
+			shown = append(shown, e)
+		}
+	}
+	list, next := cut(shown, func(e *v1.Endpoint) string {
+		return strings.Join([]string{e.GetService(), e.GetRoute(), e.GetMethod(), e.GetId()}, "\x00")
+	}, p)
+	return &v1.ListEndpointsResponse{Endpoints: list, NextPageToken: next}, nil
+}
+
+type findings struct {
+	v1.UnimplementedFindingsServer
+	s *Server
+}
+
+// ListFindings pages findings by id, which never changes.
+func (f *findings) ListFindings(_ context.Context, req *v1.ListFindingsRequest) (*v1.ListFindingsResponse, error) {
+	p, err := parsePage(req.GetPageSize(), req.GetPageToken(), "findings", req.GetService(), req.GetRule())
+	if err != nil {
+		return nil, err
+	}
+	list, next := cut(selected(f.s.cfg.Sources.Findings(), req.GetService(), req.GetRule()), (*v1.Finding).GetId, p)
+	return &v1.ListFindingsResponse{Findings: list, NextPageToken: next}, nil
+}
+
+// WatchFindings sends the findings as they are, then each change.
+func (f *findings) WatchFindings(req *v1.WatchFindingsRequest, stream v1.Findings_WatchFindingsServer) error {
+	release, ok := f.s.follow()
+	if !ok {
+		return tooMany(cap(f.s.followers))
+	}
+	defer release()
+	// Watching begins before the list is read, so that no change falls between the two.
+	w := f.s.cfg.Changes.watch()
+	defer f.s.cfg.Changes.leave(w)
+	sent := map[string]uint64{}
+	send := func(list []*v1.Finding) error {
+		for _, finding := range selected(list, req.GetService(), req.GetRule()) {
+			if rev, known := sent[finding.GetId()]; known && rev >= finding.GetRevision() {
+				continue
+			}
+			sent[finding.GetId()] = finding.GetRevision()
+			if err := stream.Send(finding); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	now := slices.Clone(f.s.cfg.Sources.Findings())
+	slices.SortFunc(now, func(a, b *v1.Finding) int {
+		if c := a.GetFirstSeen().AsTime().Compare(b.GetFirstSeen().AsTime()); c != 0 {
+			return c
+		}
+		return strings.Compare(a.GetId(), b.GetId())
+	})
+	if err := send(now); err != nil {
+		return err
+	}
+	for {
+		if err := send(w.take()); err != nil {
+			return err
+		}
+		select {
+		case <-w.wake:
+		case <-stream.Context().Done():
+			return status.FromContextError(stream.Context().Err()).Err()
+		case <-f.s.stopping:
+			return errStopping()
+		}
+	}
+}
+
+func selected(all []*v1.Finding, service, rule string) []*v1.Finding {
+	if service == "" && rule == "" {
+		return all
+	}
+	var out []*v1.Finding
+	for _, f := range all {
+		if (service == "" || f.GetService() == service) && (rule == "" || f.GetRule() == rule) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+type agents struct {
+	v1.UnimplementedAgentsServer
+	s *Server
+}
+
+// ListAgents returns every agent that is known, by node.
+func (a *agents) ListAgents(context.Context, *v1.ListAgentsRequest) (*v1.ListAgentsResponse, error) {
+	list := slices.Clone(a.s.cfg.Sources.Agents())
+	slices.SortFunc(list, func(x, y *v1.Agent) int { return strings.Compare(x.GetNode(), y.GetNode()) })
+	return &v1.ListAgentsResponse{Agents: list}, nil
+}
+
+// GetStatus returns the collector's own account.
+func (a *agents) GetStatus(context.Context, *v1.GetStatusRequest) (*v1.GetStatusResponse, error) {
+	return a.s.cfg.Sources.Status(), nil
+}
+
+type sinks struct {
+	v1.UnimplementedSinksServer
+	s *Server
+}
+
+// ListSinks returns every configured sink, by name.
+func (k *sinks) ListSinks(context.Context, *v1.ListSinksRequest) (*v1.ListSinksResponse, error) {
+	list := slices.Clone(k.s.cfg.Sources.Sinks())
+	slices.SortFunc(list, func(x, y *v1.Sink) int { return strings.Compare(x.GetName(), y.GetName()) })
+	return &v1.ListSinksResponse{Sinks: list}, nil
+}
+
+func tooMany(limit int) error {
+	return status.Errorf(codes.ResourceExhausted, "%d readers follow already; end one of them", limit)
+}
+
+func errStopping() error {
+	return status.Error(codes.Unavailable, "the collector is stopping")
+}
