@@ -1,0 +1,111 @@
+package target
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Verdict says whether an executable matches the included and the excluded patterns.
+type Verdict struct {
+	Include, Exclude bool
+}
+
+// JudgesExe reports whether executables matter to the selection at all.
+func (s *Selection) JudgesExe() bool { return s.Include.Exe || s.Exclude.Exe }
+
+// JudgeExe compares an executable's path with the patterns. A pattern without "/" is compared with the file name.
+func (s *Selection) JudgeExe(exe string) Verdict {
+	v := s.links[exe]
+	return Verdict{
+		Include: v.Include || anyMatch(s.spec.Include.Exes, exe),
+		Exclude: v.Exclude || anyMatch(s.spec.Exclude.Exes, exe),
+	}
+}
+
+func anyMatch(patterns []string, exe string) bool {
+	for _, pattern := range patterns {
+		subject := exe
+		if !strings.Contains(pattern, "/") {
+			subject = path.Base(exe)
+		}
+		if ok, _ := path.Match(pattern, subject); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// exeOf reads which program a process runs, as the kernel names it and as people do.
+func exeOf(proc string, pid uint32) (FileID, string, error) {
+	link := procPath(proc, pid, "exe")
+	name, err := os.Readlink(link)
+	if err != nil {
+		return FileID{}, "", fmt.Errorf("read the executable of process %d: %w", pid, reword(err))
+	}
+	f, err := os.Open(link)
+	if err != nil {
+		return FileID{}, "", fmt.Errorf("open the executable of process %d: %w", pid, reword(err))
+	}
+	defer f.Close()
+	id, err := kernelID(proc, pid, f)
+	return id, strings.TrimSuffix(name, " (deleted)"), err
+}
+
+// expand finds the programs in this mount namespace that the patterns name, so that one is judged before it first
+// runs. It also follows links: a process is judged by the path in /proc/PID/exe, where /usr/bin/python3 is never seen.
+func (s *Selection) expand() {
+	s.links = map[string]Verdict{}
+	s.installed = map[FileID]Verdict{}
+	var files []string
+	add := func(patterns []string, v Verdict) {
+		for _, name := range globExes(patterns) {
+			real, err := filepath.EvalSymlinks(name)
+			if err != nil {
+				continue
+			}
+			old := s.links[real]
+			s.links[real] = Verdict{old.Include || v.Include, old.Exclude || v.Exclude}
+			files = append(files, real)
+		}
+	}
+	add(s.spec.Include.Exes, Verdict{Include: true})
+	add(s.spec.Exclude.Exes, Verdict{Exclude: true})
+	for _, real := range files {
+		if id, err := identify(real); err == nil {
+			s.installed[id] = s.JudgeExe(real)
+		}
+	}
+}
+
+func globExes(patterns []string) []string {
+	var names []string
+	for _, pattern := range patterns {
+		places := []string{pattern}
+		if !strings.Contains(pattern, "/") {
+			places = nil
+			for _, dir := range []string{"/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/bin", "/sbin"} {
+				places = append(places, filepath.Join(dir, pattern))
+			}
+		}
+		for _, place := range places {
+			// ParseSpec has checked the pattern; nothing found is no error, the program may be installed later.
+			matches, _ := filepath.Glob(place)
+			names = append(names, matches...)
+		}
+	}
+	return names
+}
+
+func identify(name string) (FileID, error) {
+	f, err := openRegular(unix.AT_FDCWD, name, 0)
+	if err != nil {
+		return FileID{}, err
+	}
+	defer f.Close()
+	return kernelID("/proc", uint32(os.Getpid()), f)
+}

@@ -1,0 +1,215 @@
+package target
+
+import (
+	"debug/elf"
+	"encoding/binary"
+	"errors"
+	"io"
+)
+
+// dynamic is what the dynamic linker knows: where symbols, their names and their hash table are, as file offsets.
+type dynamic struct {
+	symbols, names, gnuHash, sysvHash uint64
+	namesSize                         uint64
+}
+
+const (
+	dynamicHash    = 4
+	dynamicStrings = 5
+	dynamicSymbols = 6
+	dynamicSize    = 10
+	dynamicGNUHash = 0x6ffffef5
+	symbolSize     = 24
+	maxChain       = 1 << 16 // symbols looked at in one hash chain
+)
+
+func (im *image) dynamic() (dynamic, bool, error) {
+	for _, s := range im.segments {
+		if s.kind != uint32(elf.PT_DYNAMIC) {
+			continue
+		}
+		var d dynamic
+		entry := make([]byte, 16)
+		for i := uint64(0); i < maxDynamic && (i+1)*16 <= s.size; i++ {
+			if err := im.r.read(entry, s.offset+i*16); err != nil {
+				return d, false, err
+			}
+			value := binary.LittleEndian.Uint64(entry[8:])
+			offset, _ := im.fileOffset(value, false)
+			switch binary.LittleEndian.Uint64(entry) {
+			case 0:
+				i = maxDynamic
+			case dynamicHash:
+				d.sysvHash = offset
+			case dynamicStrings:
+				d.names = offset
+			case dynamicSymbols:
+				d.symbols = offset
+			case dynamicSize:
+				d.namesSize = value
+			case dynamicGNUHash:
+				d.gnuHash = offset
+			}
+		}
+		return d, d.symbols != 0 && d.names != 0, nil
+	}
+	return dynamic{}, false, nil
+}
+
+// exported looks functions up as the dynamic linker does, by hash: a few reads each, whatever the size of the table.
+// The result is file offsets; functions that are not there are absent.
+func (im *image) exported(names []string) (map[string]uint64, error) {
+	found := map[string]uint64{}
+	d, ok, err := im.dynamic()
+	if err != nil || !ok {
+		return found, notBudget(err)
+	}
+	for _, name := range names {
+		var offset uint64
+		var there bool
+		switch {
+		case d.gnuHash != 0:
+			offset, there, err = im.byGNUHash(d, name)
+		case d.sysvHash != 0:
+			offset, there, err = im.bySysVHash(d, name)
+		}
+		if err := notBudget(err); err != nil {
+			return nil, err
+		}
+		if there {
+			found[name] = offset
+		}
+	}
+	return found, nil
+}
+
+// notBudget forgives a table that leads nowhere: then the symbol is not there. A spent budget is not forgiven.
+func notBudget(err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+func (im *image) word(offset uint64) (uint32, error) {
+	var b [4]byte
+	err := im.r.read(b[:], offset)
+	return binary.LittleEndian.Uint32(b[:]), err
+}
+
+// byGNUHash follows the DT_GNU_HASH layout of binutils: header, bloom filter, buckets, chains.
+func (im *image) byGNUHash(d dynamic, name string) (uint64, bool, error) {
+	head := make([]byte, 16)
+	if err := im.r.read(head, d.gnuHash); err != nil {
+		return 0, false, err
+	}
+	le := binary.LittleEndian
+	buckets, first, bloom := le.Uint32(head), le.Uint32(head[4:]), le.Uint32(head[8:])
+	if buckets == 0 {
+		return 0, false, nil
+	}
+	bucketsAt := d.gnuHash + 16 + uint64(bloom)*8
+	chainsAt := bucketsAt + uint64(buckets)*4
+	want := gnuHash(name)
+	index, err := im.word(bucketsAt + uint64(want%buckets)*4)
+	if err != nil || index < first {
+		return 0, false, err
+	}
+	for n := 0; n < maxChain; n++ {
+		hash, err := im.word(chainsAt + uint64(index-first)*4)
+		if err != nil {
+			return 0, false, err
+		}
+		if hash|1 == want|1 {
+			if offset, ok, err := im.functionAt(d.symbols+uint64(index)*symbolSize, d.names, name); ok || err != nil {
+				return offset, ok, err
+			}
+		}
+		if hash&1 == 1 {
+			break
+		}
+		index++
+	}
+	return 0, false, nil
+}
+
+func gnuHash(name string) uint32 {
+	h := uint32(5381)
+	for i := 0; i < len(name); i++ {
+		h = h*33 + uint32(name[i])
+	}
+	return h
+}
+
+// bySysVHash follows DT_HASH (gABI chapter 5), which musl and old linkers emit.
+func (im *image) bySysVHash(d dynamic, name string) (uint64, bool, error) {
+	buckets, err := im.word(d.sysvHash)
+	if err != nil || buckets == 0 {
+		return 0, false, err
+	}
+	h := uint32(0)
+	for i := 0; i < len(name); i++ {
+		h = h<<4 + uint32(name[i])
+		h = (h ^ h>>24&0xf0) & 0x0fffffff
+	}
+	index, err := im.word(d.sysvHash + 8 + uint64(h%buckets)*4)
+	for n := 0; n < maxChain && index != 0 && err == nil; n++ {
+		if offset, ok, err := im.functionAt(d.symbols+uint64(index)*symbolSize, d.names, name); ok || err != nil {
+			return offset, ok, err
+		}
+		index, err = im.word(d.sysvHash + 8 + uint64(buckets)*4 + uint64(index)*4)
+	}
+	return 0, false, err
+}
+
+// functionAt reads one symbol and reports where its code is, if it is a defined function of that name.
+func (im *image) functionAt(symbol, names uint64, name string) (uint64, bool, error) {
+	entry := make([]byte, symbolSize)
+	if err := im.r.read(entry, symbol); err != nil {
+		return 0, false, err
+	}
+	le := binary.LittleEndian
+	// An IFUNC is chosen at run time and its value is only the chooser.
+	if elf.ST_TYPE(entry[4]) != elf.STT_FUNC || le.Uint16(entry[6:]) == uint16(elf.SHN_UNDEF) {
+		return 0, false, nil
+	}
+	if same, err := im.r.isText(name, names+uint64(le.Uint32(entry))); !same || err != nil {
+		return 0, false, err
+	}
+	offset, ok := im.fileOffset(le.Uint64(entry[8:]), true)
+	return offset, ok, nil
+}
+
+// linked streams .symtab, which only files that were not stripped have, for any of the names.
+func (im *image) linked(names []string) (string, error) {
+	for _, s := range im.sections {
+		if s.kind != uint32(elf.SHT_SYMTAB) || s.entry != symbolSize || int(s.link) >= len(im.sections) {
+			continue
+		}
+		strings := im.sections[s.link]
+		entry := make([]byte, symbolSize)
+		for i := uint64(0); i < s.size/symbolSize; i++ {
+			if i%1024 == 0 {
+				if err := im.r.onTime(); err != nil {
+					return "", err
+				}
+			}
+			if err := im.r.read(entry, s.offset+i*symbolSize); err != nil {
+				return "", notBudget(err)
+			}
+			if elf.ST_TYPE(entry[4]) != elf.STT_FUNC || binary.LittleEndian.Uint16(entry[6:]) == 0 {
+				continue
+			}
+			for _, name := range names {
+				same, err := im.r.isText(name, strings.offset+uint64(binary.LittleEndian.Uint32(entry)))
+				if err != nil {
+					return "", err
+				}
+				if same {
+					return name, nil
+				}
+			}
+		}
+	}
+	return "", nil
+}

@@ -1,0 +1,201 @@
+package target
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+)
+
+// File is a file that carries probe sites: all that attaching needs.
+type File struct {
+	ID      Identity
+	Library string
+	Path    string   // as the process names it, for people
+	Handle  *os.File // nil when there is a Problem; closed when Sink.Use returns
+	Sites   []Site
+	Problem error // why the file cannot be probed, for a person
+}
+
+// Sink is told which processes map which files. agent/probe is one.
+type Sink interface {
+	// Use says that a process maps a file. The zero Process stands for the agent, which keeps what is well known.
+	Use(p Process, f File)
+	// Drop says that a process is gone, or maps the file no more.
+	Drop(p Process, id Identity)
+}
+
+// Running is a process as the kernel names its executable.
+type Running struct {
+	PID uint32
+	Exe FileID
+}
+
+// Config is what a Watcher works with.
+type Config struct {
+	Proc      string // where procfs is mounted
+	Selection *Selection
+	Sink      Sink
+	Cache     *Cache
+	Libraries []Library
+	// SetExe tells the kernel the verdict on an executable. Needed where the Selection judges executables.
+	SetExe func(id FileID, include, exclude bool) error
+	// Kernel lists processes with the executable's id as the programs will see it; nil = derive it from procfs alone.
+	Kernel func() ([]Running, error)
+	// Reconcile is the time between two looks at all processes.
+	Reconcile time.Duration
+}
+
+// Stats are counts since the start.
+type Stats struct {
+	Execs        uint64 // exec events taken
+	ExecsDropped uint64 // exec events that found the queue full; the next reconcile finds the process
+	Scans        uint64 // address spaces read
+	Files        uint64 // files handed on
+	FilesFailed  uint64 // files handed on with a Problem
+	VerdictsLost uint64 // verdicts that the kernel did not take: those programs are not watched
+}
+
+type counters struct {
+	execs, execsDropped, scans, files, filesFailed, verdictsLost atomic.Uint64
+}
+
+// Watcher finds the files. Scan and Run belong to one goroutine; Exec, Exit and Stats may be called from any.
+type Watcher struct {
+	config    Config
+	self      uint32
+	events    chan lifeEvent
+	processes map[uint32]*watched
+	verdicts  map[FileID]Verdict
+	pending   agenda
+	counts    counters
+}
+
+type lifeEvent struct {
+	pid   uint32
+	start uint64 // ticks; exits only
+	exit  bool
+}
+
+// eventQueue bounds the execs and exits that wait; a build farm starts about 2,000 processes a second.
+const eventQueue = 4096
+
+// NewWatcher makes a Watcher that has not looked at anything yet.
+func NewWatcher(c Config) *Watcher {
+	return &Watcher{
+		config: c, self: uint32(os.Getpid()), events: make(chan lifeEvent, eventQueue),
+		processes: map[uint32]*watched{}, verdicts: map[FileID]Verdict{},
+	}
+}
+
+// Stats returns the counts.
+func (w *Watcher) Stats() Stats {
+	c := &w.counts
+	return Stats{c.execs.Load(), c.execsDropped.Load(), c.scans.Load(), c.files.Load(), c.filesFailed.Load(), c.verdictsLost.Load()}
+}
+
+// Exec says that a process has a new image. It never waits.
+func (w *Watcher) Exec(pid uint32) {
+	w.counts.execs.Add(1)
+	w.queue(lifeEvent{pid: pid})
+}
+
+// Exit says that a process ended; start is its start since boot. It never waits.
+func (w *Watcher) Exit(pid uint32, start time.Duration) {
+	w.queue(lifeEvent{pid: pid, start: uint64(start / tick), exit: true})
+}
+
+// tick is USER_HZ, in which procfs counts: 100 a second on every architecture we build for.
+const tick = 10 * time.Millisecond
+
+func (w *Watcher) queue(e lifeEvent) {
+	select {
+	case w.events <- e:
+	default:
+		w.counts.execsDropped.Add(1)
+	}
+}
+
+// Scan looks at everything there is: once, before Run, so that what runs already is covered when it returns.
+func (w *Watcher) Scan() error {
+	if w.config.Selection.JudgesExe() && w.config.SetExe == nil {
+		return errors.New("watch processes: executables are to be judged, and nobody takes the verdicts")
+	}
+	for id, v := range w.config.Selection.installed {
+		w.tell(id, v)
+	}
+	w.wellKnown()
+	return w.reconcile()
+}
+
+// Run follows execs and exits until ctx ends.
+func (w *Watcher) Run(ctx context.Context) error {
+	reconcile := time.NewTicker(w.config.Reconcile)
+	defer reconcile.Stop()
+	due := time.NewTimer(time.Hour)
+	defer due.Stop()
+	for {
+		due.Reset(w.pending.wait(time.Now()))
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-w.events:
+			w.take(e, time.Now())
+		case <-due.C:
+			for _, pid := range w.pending.due(time.Now()) {
+				w.look(pid, false)
+			}
+		case <-reconcile.C:
+			if err := w.reconcile(); err != nil {
+				return fmt.Errorf("watch processes: %w", err)
+			}
+		}
+	}
+}
+
+func (w *Watcher) take(e lifeEvent, now time.Time) {
+	if e.exit {
+		if p, ok := w.processes[e.pid]; ok && p.Start == e.start {
+			w.forget(p)
+		}
+		return
+	}
+	w.look(e.pid, true)
+	w.pending.add(e.pid, now)
+}
+
+// reconcile finds what events did not tell: forks, dlopen, lost events, and processes that are gone.
+func (w *Watcher) reconcile() error {
+	w.judgeRunning()
+	pids, err := allPIDs(w.config.Proc)
+	if err != nil {
+		return err
+	}
+	there := make(map[uint32]bool, len(pids))
+	for _, pid := range pids {
+		there[pid] = true
+		w.look(pid, false)
+	}
+	for pid, p := range w.processes {
+		if !there[pid] {
+			w.forget(p)
+		}
+	}
+	return nil
+}
+
+// wellKnown hands on the libraries of this root, so that even a program that runs for 10 ms is covered.
+func (w *Watcher) wellKnown() {
+	seen := map[Identity]bool{}
+	for _, lib := range w.config.Libraries {
+		for _, pattern := range lib.WellKnown {
+			paths, _ := filepath.Glob(pattern) // the patterns are literals of ours
+			for _, path := range paths {
+				w.handOnPath(lib, path, seen)
+			}
+		}
+	}
+}
