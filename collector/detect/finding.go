@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	v1 "github.com/spile/spile/proto/spile/v1"
@@ -70,8 +71,15 @@ func (s *sighting) first() *v1.Finding {
 		f.Scope, f.Severity = scopeLoopback, s.loopbackSeverity()
 	}
 	s.describe(f)
-	f.Evidence = []*v1.Evidence{{Call: s.call.GetId(), Why: s.why}}
+	f.Evidence = []*v1.Evidence{s.evidence()}
 	return f
+}
+
+func (s *sighting) evidence() *v1.Evidence {
+	return &v1.Evidence{
+		Call: s.call.GetId(), Why: s.why, Time: copyTime(s.call.GetTime()), StatusCode: s.call.GetStatusCode(),
+		Source: copyPeer(s.call.GetSource()), Destination: copyPeer(s.call.GetDestination()),
+	}
 }
 
 // next is the finding after this sighting; raise says that sinks must hear of it.
@@ -93,7 +101,7 @@ func (s *sighting) next(old *v1.Finding) (next *v1.Finding, raise bool) {
 	}
 	if len(old.Evidence) < maxEvidence {
 		// A full slice expression: the older value keeps its own evidence.
-		next.Evidence = append(old.Evidence[:len(old.Evidence):len(old.Evidence)], &v1.Evidence{Call: s.call.GetId(), Why: s.why})
+		next.Evidence = append(old.Evidence[:len(old.Evidence):len(old.Evidence)], s.evidence())
 	}
 	raise = isMilestone(next.Count) || next.Severity != old.Severity || next.Scope != old.Scope || next.State != old.State
 	return next, raise
@@ -130,6 +138,14 @@ func copyTime(t *timestamppb.Timestamp) *timestamppb.Timestamp {
 		return nil
 	}
 	return &timestamppb.Timestamp{Seconds: t.Seconds, Nanos: t.Nanos}
+}
+
+// copyPeer lets a finding outlive the batch that its call came in.
+func copyPeer(p *v1.Peer) *v1.Peer {
+	if p == nil {
+		return nil
+	}
+	return proto.CloneOf(p)
 }
 
 func before(a, b *timestamppb.Timestamp) bool {
