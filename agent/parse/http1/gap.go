@@ -1,0 +1,132 @@
+package http1
+
+import (
+	"time"
+
+	"github.com/spile/spile/agent/parse"
+)
+
+// Gap implements parse.Parser.
+func (p *Parser) Gap(side parse.Side, bytes uint64, heads uint32, at time.Duration) {
+	if p.switched || bytes == 0 && heads == 0 {
+		return
+	}
+	h := &p.half[side&1]
+	if h.peek && heads > 0 {
+		// What seemed a body was none: the request had been a HEAD.
+		p.endMessage(h, true)
+	}
+	h.peek = false
+	switch h.state {
+	case untilClose:
+		p.jump(h, bytes, at)
+		return
+	case body:
+		n := min(bytes, h.left)
+		p.jump(h, n, at)
+		if h.left > 0 {
+			return
+		}
+		p.endMessage(h, true)
+		if n == bytes {
+			return
+		}
+	case chunkData:
+		n := min(bytes, h.left)
+		p.jump(h, n, at)
+		if h.left > 0 {
+			return
+		}
+		if n == bytes {
+			h.state = chunkEnd
+			return
+		}
+	}
+	p.cut(h)
+	p.missed(h, uint64(heads))
+}
+
+// jump passes over bytes of a body.
+func (p *Parser) jump(h *half, n uint64, at time.Duration) {
+	if h.state != untilClose {
+		h.left -= n
+	}
+	if h.msg != nil {
+		h.msg.BodyBytes += n
+		h.msg.BodyTruncated, h.msg.End = true, at
+	}
+	if h.call != nil {
+		h.call.gap = true
+	}
+}
+
+// cut ends what h is reading: a gap or damage took the rest of it.
+func (p *Parser) cut(h *half) {
+	switch {
+	case !h.open:
+	case h.msg != nil:
+		if h.call != nil {
+			h.call.gap = true
+		}
+		if h.state != trailer {
+			h.msg.BodyTruncated = true
+		}
+		p.endMessage(h, h.state == trailer)
+	case h.side == parse.Requests:
+		h.open = false
+		if c := h.call; c != nil {
+			h.call = nil
+			if p.answer == c {
+				c.gap = true
+				p.settle()
+			} else {
+				p.dropCall(c)
+			}
+		}
+	default:
+		h.open = false
+		p.missedResponse()
+	}
+	h.buf, h.scanned, h.state, h.tentative = h.buf[:0], 0, skip, false
+}
+
+// missedResponse accounts for a response whose head was hit.
+func (p *Parser) missedResponse() {
+	if p.late && p.requests == 0 {
+		return
+	}
+	ordinal := p.responses
+	p.responses++
+	for _, c := range p.calls {
+		if c.ordinal == ordinal {
+			p.dropCall(c)
+			return
+		}
+	}
+}
+
+// missed accounts for heads inside a gap.
+func (p *Parser) missed(h *half, heads uint64) {
+	h.state = skip
+	p.uncertain()
+	if h.side == parse.Responses {
+		if !p.late || p.requests > 0 {
+			p.responses += heads
+		}
+		return
+	}
+	// Every response that came without a request proves one, even where the kernel saw fewer begin.
+	n := max(heads, p.orphans)
+	p.orphans = 0
+	p.requests += n
+	p.counts.Lost += n
+}
+
+// broken handles bytes that are not HTTP: what they belong to is lost, and the rest is skipped.
+func (p *Parser) broken(h *half) {
+	p.counts.Malformed++
+	p.strikes++
+	p.cut(h)
+	h.state = skip
+	p.uncertain()
+}

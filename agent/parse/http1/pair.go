@@ -1,0 +1,256 @@
+package http1
+
+import (
+	"time"
+
+	"github.com/spile/spile/agent/parse"
+)
+
+// begin notes that a message begins. Only requests count: responses may turn out to be interim.
+func (p *Parser) begin(h *half) {
+	h.open, h.msg, h.call = true, nil, nil
+	if h.side == parse.Responses {
+		return
+	}
+	if p.responses > p.requests {
+		// More responses than requests: an interim one in a gap was counted, or one was unsolicited (408).
+		p.responses, p.orphans = p.requests, 0
+	}
+	ordinal := p.requests
+	p.requests++
+	if len(p.calls) >= p.limits.Open {
+		p.ambiguous = true
+		p.abandon()
+	}
+	if p.ambiguous {
+		p.counts.Lost++
+		return
+	}
+	h.call = p.newCall(ordinal)
+	p.calls = append(p.calls, h.call)
+}
+
+// pair finds the request that the final response in h answers; h.call stays nil where that is not certain.
+func (p *Parser) pair(h *half) {
+	h.call = nil
+	if p.late && p.requests == 0 {
+		return // answers a request from before the stream was joined
+	}
+	ordinal := p.responses
+	p.responses++
+	if p.ambiguous {
+		return
+	}
+	n := len(p.calls)
+	switch {
+	case n == 0:
+		p.certain = false
+		p.orphan(h.msg, ordinal)
+	case p.certain:
+		p.pipelined = p.pipelined || n > 1
+		p.take(h, 0)
+	case p.calls[n-1].ordinal == ordinal:
+		p.take(h, n-1)
+	case p.calls[n-1].ordinal > ordinal:
+		p.pipelined, p.ambiguous = true, true
+		p.abandon()
+	default:
+		p.abandon()
+		p.orphan(h.msg, ordinal)
+	}
+}
+
+// orphan notes a response that proves a request nobody saw. A 408 proves nothing: servers send it to idle clients.
+func (p *Parser) orphan(m *parse.Message, ordinal uint64) {
+	if ordinal >= p.requests && m.Status != 408 {
+		p.orphans++
+	}
+}
+
+// take pairs the response in h with request i; those before it have lost their responses.
+func (p *Parser) take(h *half, i int) {
+	c := p.calls[i]
+	for _, lost := range p.calls[:i] {
+		p.drop(lost)
+	}
+	p.calls = append(p.calls[:0], p.calls[i+1:]...)
+	p.settle()
+	c.resp, h.call, p.answer = h.msg, c, c
+}
+
+// methodOf tells the method of the request that the next response answers, where it is certain.
+func (p *Parser) methodOf(h *half) (method string, known bool) {
+	n := len(p.calls)
+	if n == 0 || p.ambiguous {
+		return "", false
+	}
+	c := p.calls[0]
+	if !p.certain {
+		if c = p.calls[n-1]; c.ordinal != p.responses {
+			return "", false
+		}
+	}
+	if c.req == nil {
+		return "", false
+	}
+	return c.req.Method, true
+}
+
+// uncertain says that a head may have been lost. A connection that pipelines can't be paired from there on.
+func (p *Parser) uncertain() {
+	p.certain = false
+	if p.pipelined && !p.ambiguous {
+		p.ambiguous = true
+		p.abandon()
+	}
+}
+
+// abandon counts the waiting requests as lost.
+func (p *Parser) abandon() {
+	for _, c := range p.calls {
+		p.drop(c)
+	}
+	p.calls = p.calls[:0]
+}
+
+// drop counts one request as lost; what is left of it is still read, for its framing.
+func (p *Parser) drop(c *call) {
+	p.counts.Lost++
+	if h := &p.half[parse.Requests]; h.call == c {
+		h.call = nil
+		return
+	}
+	p.recycle(c)
+}
+
+// dropCall removes a request from the waiting ones and counts it as lost.
+func (p *Parser) dropCall(c *call) {
+	for i, o := range p.calls {
+		if o == c {
+			p.calls = append(p.calls[:i], p.calls[i+1:]...)
+			p.drop(c)
+			return
+		}
+	}
+}
+
+// endMessage says that h has read its message as far as it goes.
+func (p *Parser) endMessage(h *half, complete bool) {
+	c, m := h.call, h.msg
+	h.open, h.peek, h.state, h.msg, h.call = false, false, head, nil, nil
+	h.buf, h.scanned = h.buf[:0], 0
+	if m != nil {
+		m.Complete = complete
+	}
+	if c == nil {
+		return
+	}
+	if h.side == parse.Requests {
+		c.reqDone = true
+	} else {
+		c.respDone = true
+	}
+	if p.answer == c && c.reqDone && c.respDone {
+		p.settle()
+	}
+}
+
+// settle hands out the answered call, as complete as it is.
+func (p *Parser) settle() {
+	c := p.answer
+	if c == nil {
+		return
+	}
+	p.answer = nil
+	if h := &p.half[parse.Requests]; h.call == c {
+		h.call = nil
+	}
+	if c.req == nil || c.resp == nil {
+		if c.gap {
+			p.counts.Lost++
+		} else {
+			p.counts.Unanswered++
+		}
+		p.recycle(c)
+		return
+	}
+	p.counts.Emitted++
+	x := parse.Exchange{Request: c.req, Response: c.resp, Ordinal: c.ordinal, LateJoin: p.lateDue, Gap: c.gap}
+	p.lateDue = false
+	p.emit(&x)
+	if h := &p.half[parse.Requests]; h.msg != c.req {
+		p.recycle(c)
+	}
+}
+
+// Close implements parse.Parser.
+func (p *Parser) Close(time.Duration) {
+	if !p.switched {
+		p.switched = true
+		p.finish()
+	}
+}
+
+// finish settles what is open at the end of the stream.
+func (p *Parser) finish() {
+	p.switched = true
+	for i := range p.half {
+		h := &p.half[i]
+		if h.open && h.msg != nil {
+			p.endMessage(h, h.state == untilClose)
+		}
+	}
+	p.settle()
+	for _, c := range p.calls {
+		if !p.certain && c.ordinal < p.responses {
+			p.counts.Lost++
+		} else {
+			p.counts.Unanswered++
+		}
+	}
+	p.calls, p.spare = nil, nil
+	for i := range p.half {
+		p.half[i].buf, p.half[i].call = nil, nil
+	}
+}
+
+// newCall and recycle keep two calls, so that a keep-alive connection allocates nothing but its strings.
+func (p *Parser) newCall(ordinal uint64) *call {
+	if n := len(p.spare); n > 0 {
+		c := p.spare[n-1]
+		p.spare = p.spare[:n-1]
+		c.ordinal = ordinal
+		return c
+	}
+	return &call{ordinal: ordinal}
+}
+
+func (p *Parser) recycle(c *call) {
+	for _, m := range []*parse.Message{c.req, c.resp} {
+		if m != nil && len(p.messages) < 4 {
+			p.messages = append(p.messages, m)
+		}
+	}
+	*c = call{}
+	if len(p.spare) < 2 {
+		p.spare = append(p.spare, c)
+	}
+}
+
+// message returns an empty message. A large body is not kept for the next one.
+func (p *Parser) message() *parse.Message {
+	n := len(p.messages)
+	if n == 0 {
+		return &parse.Message{}
+	}
+	m := p.messages[n-1]
+	p.messages = p.messages[:n-1]
+	header, trailer, body := m.Header, m.Trailer, m.Body
+	clear(header)
+	clear(trailer)
+	if cap(body) > 4096 {
+		body = nil
+	}
+	*m = parse.Message{Header: header[:0], Trailer: trailer[:0], Body: body[:0]}
+	return m
+}
