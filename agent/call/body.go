@@ -1,0 +1,187 @@
+package call
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/spile/spile/agent/parse"
+	v1 "github.com/spile/spile/proto/spile/v1"
+)
+
+// content describes one direction.
+func (d *Describer) content(m *parse.Message, cover *coverage) *v1.Content {
+	size := m.BodyBytes
+	c := &v1.Content{Bytes: &size, HeaderNames: headerNames(m.Header), Headers: safeValues(m.Header)}
+	typ, ok := mediaType(m.Header)
+	if ok {
+		c.ContentType = &typ
+	}
+	if m.BodyTruncated || !m.Complete {
+		cover.truncated = true
+	}
+	if m.BodyBytes == 0 && len(m.Body) == 0 {
+		return c
+	}
+	if len(m.Body) == 0 {
+		cover.noBody = true
+		return c
+	}
+	body := m.Body
+	if coding := strings.ToLower(strings.TrimSpace(value(m.Header, "content-encoding"))); coding != "" && coding != "identity" {
+		var whole bool
+		if body, whole = d.unzip.inflate(coding, m.Body); body == nil {
+			cover.noBody = true
+			return c
+		}
+		if !whole {
+			cover.truncated = true
+		}
+	}
+	switch {
+	case isJSON(typ, body):
+		d.describeJSON(c, body, cover)
+	case typ == "application/x-www-form-urlencoded":
+		d.tree.reset("body")
+		if !d.pairs(string(body), 0) {
+			cover.truncated = true
+		}
+	default:
+		return c
+	}
+	c.Fields = d.tree.fields(nil)
+	if len(c.Fields) > 0 {
+		c.Shape = d.hash(domainShape, d.tree.shape()...)
+	}
+	return c
+}
+
+// isJSON goes by the media type (RFC 6839 names the +json suffix), and by the first byte where there is none.
+func isJSON(typ string, body []byte) bool {
+	switch {
+	case typ == "application/json", typ == "text/json", strings.HasSuffix(typ, "+json"):
+		return true
+	case typ != "" && typ != "text/plain" && typ != "application/octet-stream":
+		return false
+	}
+	b := bytes.TrimLeft(body, " \r\n\t")
+	return len(b) > 1 && (b[0] == '{' && (b[1] == '"' || b[1] == '}' || b[1] == '\n' || b[1] == ' ' || b[1] == '\r') || b[0] == '[' && (b[1] == '{' || b[1] == '\n'))
+}
+
+// describeJSON fills the tree from a JSON text.
+func (d *Describer) describeJSON(c *v1.Content, body []byte, cover *coverage) {
+	d.tree.reset("body")
+	w := walk{d: d, records: -1}
+	d.scan.reset(body)
+	for {
+		t, raw := d.scan.next()
+		switch t {
+		case tokEnd:
+			c.Records = w.count
+			return
+		case tokTruncated, tokInvalid:
+			cover.truncated = true
+			c.Records = w.count
+			return
+		}
+		if !w.take(t, raw) {
+			cover.truncated = true
+		}
+	}
+}
+
+// walk follows the scanner through the tree.
+type walk struct {
+	d       *Describer
+	at      [maxDepth]int32 // node of each open container; -1 where it is not described
+	depth   int
+	key     int32 // node of the member that comes next
+	records int   // depth of the outermost array, -1 before there is one
+	count   uint32
+	begun   bool // the outermost array has been left: another one at its depth does not count
+}
+
+// take handles one token. It reports false where something was left out.
+func (w *walk) take(t token, raw []byte) bool {
+	d := w.d
+	switch t {
+	case tokKey:
+		w.key = -1
+		if w.depth <= maxDepth && w.at[w.depth-1] >= 0 {
+			w.key = d.tree.child(w.at[w.depth-1], text(&d.buf, raw, maxValue))
+			return w.key >= 0
+		}
+		return false
+	case tokObjectEnd, tokArrayEnd:
+		w.depth--
+		if w.depth == w.records {
+			w.begun = true
+		}
+		return true
+	}
+	n := w.node()
+	whole := n >= 0
+	switch t {
+	case tokObject, tokArray:
+		if n >= 0 {
+			typ := typeObject
+			if t == tokArray {
+				typ = typeArray
+			}
+			d.tree.see(n, typ, 0)
+		}
+		if t == tokArray && (w.records < 0 || w.depth < w.records) {
+			w.records, w.count, w.begun = w.depth, 0, false
+		}
+		if w.depth < maxDepth {
+			w.at[w.depth] = n
+		} else {
+			whole = false
+		}
+		w.depth++
+		return whole
+	case tokString:
+		if n >= 0 {
+			d.scalar(n, typeString, text(&d.buf, raw, maxValue), false)
+		}
+	case tokInteger:
+		if n >= 0 {
+			d.scalar(n, typeInteger, raw, false)
+		}
+	case tokNumber:
+		if n >= 0 {
+			d.scalar(n, typeNumber, raw, false)
+		}
+	case tokBoolean:
+		if n >= 0 {
+			d.scalar(n, typeBoolean, raw, false)
+		}
+	case tokNull:
+		if n >= 0 {
+			d.scalar(n, typeNull, nil, false)
+		}
+	}
+	return whole
+}
+
+// node is where the value that comes next belongs.
+func (w *walk) node() int32 {
+	if w.depth == 0 {
+		return 0
+	}
+	stack := w.d.scan.stack
+	parent := w.depth - 1
+	open := len(stack) - 1
+	if last := len(stack); last > 0 && w.depth < last {
+		open-- // the scanner has opened the value itself already
+	}
+	if stack[open] == '[' {
+		if parent == w.records && !w.begun {
+			w.count++
+		}
+		if parent >= maxDepth || w.at[parent] < 0 {
+			return -1
+		}
+		return w.d.tree.element(w.at[parent])
+	}
+	return w.key
+}

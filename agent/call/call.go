@@ -1,0 +1,204 @@
+// Package call turns an exchange into a Call. It is the one place where values become names, types, sizes, classes and
+// keyed hashes; past it nothing holds a value, because v1.Call has no field for one.
+//
+//	parse.Exchange ──▶ url    path masked, query names, types, classes ─┐
+//	  (values)     ──▶ header names masked, a closed list of values     ├─▶ *v1.Call
+//	               ──▶ auth   scheme, place, keyed hash, JWT facts      │   (none)
+//	               ──▶ body   field paths, types, classes, shape        ┘
+//
+// Everything is bounded: names in one place, fields of a body, depth, bytes of a path. What does not fit folds to "*" or
+// "{more}" and is still counted; a body that ends early is described as far as it goes and the call says "truncated".
+//
+// A Describer keeps its scratch memory between calls. It is used by one goroutine and holds no value of a call after
+// Describe returns, except in scratch memory that the next call overwrites.
+package call
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"hash"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/spile/spile/agent/parse"
+	v1 "github.com/spile/spile/proto/spile/v1"
+)
+
+// ErrKey says that a Describer was asked for without a usable key.
+var ErrKey = errors.New("the key of keyed hashes must have at least 16 bytes")
+
+// Config is what all calls of a node share.
+type Config struct {
+	Key      []byte // install key of keyed hashes, at least 16 bytes
+	KeyEpoch uint32
+	Node     string
+}
+
+// Context is what is known about one exchange beside its bytes.
+type Context struct {
+	BootToUnix  time.Duration // add to a time since boot to get Unix time
+	Conn        Connection
+	Source      *v1.Peer
+	Destination *v1.Peer
+	Client      bool // the watched process is the client
+	TLS         bool
+	PeerUnknown bool
+}
+
+// Connection names the stream that carried the exchange, so that a call has the same id however often it is sent.
+type Connection struct {
+	BootID string // of the kernel
+	NetNS  uint32
+	ID     uint64 // 0 where no socket is known
+	Stream uint64
+	Birth  time.Duration // since boot
+}
+
+// Describer makes Calls of exchanges.
+type Describer struct {
+	config Config
+	mac    hash.Hash
+	sum    [sha256.Size]byte
+	tree   tree
+	scan   scanner
+	buf    []byte // a decoded value
+	plain  []byte // what is being hashed
+	unzip  inflater
+}
+
+// New returns a Describer, or ErrKey.
+func New(c Config) (*Describer, error) {
+	if len(c.Key) < 16 {
+		return nil, ErrKey
+	}
+	return &Describer{config: c, mac: hmac.New(sha256.New, c.Key)}, nil
+}
+
+// Describe reduces an exchange to a Call. It returns nil for an exchange that is not one: a head is missing.
+func (d *Describer) Describe(ctx Context, x *parse.Exchange) *v1.Call {
+	if x == nil || !x.Seen() {
+		return nil
+	}
+	req, res := x.Request, x.Response
+	target := splitTarget(req.Target)
+	c := &v1.Call{
+		Id:          callID(ctx, x),
+		Time:        timestamppb.New(time.Unix(0, int64(req.Start+ctx.BootToUnix)).UTC()),
+		Duration:    durationpb.New(max(0, max(res.End, res.HeadEnd)-req.Start)),
+		Node:        d.config.Node,
+		Observed:    v1.Observed_OBSERVED_SERVER,
+		Protocol:    req.Protocol,
+		Scheme:      scheme(ctx, req),
+		Method:      method(req.Method),
+		Authority:   authority(req.Authority, target.authority),
+		Path:        maskPath(target.path),
+		StatusCode:  uint32(max(0, min(res.Status, 999))),
+		Source:      ctx.Source,
+		Destination: ctx.Destination,
+		KeyEpoch:    d.config.KeyEpoch,
+	}
+	if ctx.Client {
+		c.Observed = v1.Observed_OBSERVED_CLIENT
+	}
+	d.authenticate(c, req, target)
+	var cover coverage
+	c.Request = d.content(req, &cover)
+	c.Request.Fields = append(d.urlFields(target, req.Header), c.Request.Fields...)
+	c.Response = d.content(res, &cover)
+	c.Response.Fields = append(setCookies(res.Header), c.Response.Fields...)
+	cover.lateJoin = x.LateJoin
+	cover.gap = x.Gap
+	cover.peerUnknown = ctx.PeerUnknown
+	cover.unknownHeader = req.UnknownHeaders+res.UnknownHeaders > 0
+	c.Coverage = cover.words()
+	return c
+}
+
+// callID hashes what names the exchange for good: its connection, its place on it, and when it began. The time keeps
+// the ids of two agents' lives apart, which count the same connection from 0 again.
+func callID(ctx Context, x *parse.Exchange) string {
+	var b [128]byte
+	out := append(b[:0], ctx.Conn.BootID...)
+	out = append(out, 0)
+	for _, v := range [...]uint64{uint64(ctx.Conn.NetNS), ctx.Conn.ID, ctx.Conn.Stream, uint64(ctx.Conn.Birth), x.Ordinal, uint64(x.Request.Start)} {
+		out = binary.LittleEndian.AppendUint64(out, v)
+	}
+	sum := sha256.Sum256(out)
+	return hex.EncodeToString(sum[:16])
+}
+
+// hash is the keyed hash of a value; the domain keeps equal values of different meaning apart.
+func (d *Describer) hash(domain string, parts ...string) string {
+	d.mac.Reset()
+	d.plain = append(d.plain[:0], domain...)
+	for _, p := range parts {
+		d.plain = append(append(d.plain, 0), p...)
+	}
+	d.mac.Write(d.plain)
+	clear(d.plain)
+	var out [2 + 24]byte
+	copy(out[:], "h:")
+	hex.Encode(out[2:], d.mac.Sum(d.sum[:0])[:12])
+	return string(out[:])
+}
+
+// Domains of keyed hashes.
+const (
+	domainPrincipal  = "principal"
+	domainSession    = "session"
+	domainCredential = "credential"
+	domainObject     = "object"
+	domainShape      = "shape"
+)
+
+func scheme(ctx Context, m *parse.Message) string {
+	if ctx.TLS {
+		return "https"
+	}
+	if m.Scheme == "https" {
+		return "https" // a proxy in front took the TLS off
+	}
+	return "http"
+}
+
+// method keeps the registered methods and what looks like one; all else is "_OTHER", as OpenTelemetry names it.
+func method(m string) string {
+	if len(m) == 0 || len(m) > 20 {
+		return "_OTHER"
+	}
+	for i := range len(m) {
+		if c := m[i]; (c < 'A' || c > 'Z') && c != '-' && c != '_' {
+			return "_OTHER"
+		}
+	}
+	if maskedName(m) != m {
+		return "_OTHER"
+	}
+	return strings.Clone(m)
+}
+
+// coverage collects what limits a record.
+type coverage struct {
+	lateJoin, truncated, gap, unknownHeader, peerUnknown, noBody bool
+}
+
+func (c *coverage) words() []string {
+	var out []string
+	for _, f := range [...]struct {
+		set  bool
+		word string
+	}{{c.lateJoin, "late_join"}, {c.truncated, "truncated"}, {c.gap, "gap"}, {c.unknownHeader, "unknown_header"}, {c.peerUnknown, "peer_unknown"}, {c.noBody, "no_body"}} {
+		if f.set {
+			out = append(out, f.word)
+		}
+	}
+	return out
+}
+
+func (d *Describer) hashBytes(domain string, v []byte) string { return d.hash(domain, string(v)) }

@@ -1,0 +1,239 @@
+package call
+
+import (
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spile/spile/agent/parse"
+	"github.com/spile/spile/proto/segment"
+	v1 "github.com/spile/spile/proto/spile/v1"
+)
+
+// headerNames lists the distinct names in wire order, masked; past maxNames they fold to "*".
+func headerNames(header []parse.Field) []string {
+	if len(header) == 0 {
+		return nil
+	}
+	names := make([]string, 0, min(len(header), maxNames+1))
+	for _, h := range header {
+		name, ok := commonNames[h.Name]
+		if !ok {
+			name = maskedName(h.Name)
+			if low := strings.ToLower(name); low != name {
+				name = low
+			} else if name == h.Name {
+				name = strings.Clone(name)
+			}
+		}
+		if contains(names, name) {
+			continue
+		}
+		if len(names) == maxNames {
+			return append(names, segment.MaskOther)
+		}
+		names = append(names, name)
+	}
+	return names
+}
+
+func contains(names []string, name string) bool {
+	for _, n := range names {
+		if n == name {
+			return true
+		}
+	}
+	return false
+}
+
+// safeHeaders is the closed list of headers whose values go into a call. Each value is read by a grammar and written
+// anew from a fixed vocabulary, numbers and times: no function here returns any part of its input that is not of these.
+var safeHeaders = map[string]func(string) string{
+	"access-control-allow-credentials": oneOf("true", "false"),
+	"access-control-allow-origin":      allowOrigin,
+	"allow":                            manyOf("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"),
+	"cache-control":                    manyOf("no-store", "no-cache", "private", "public", "must-revalidate", "immutable", "max-age", "s-maxage"),
+	"content-encoding":                 manyOf("gzip", "br", "deflate", "zstd", "identity", "compress"),
+	"deprecation":                      deprecation,
+	"strict-transport-security":        manyOf("max-age", "includesubdomains", "preload"),
+	"sunset":                           httpDate,
+	"www-authenticate":                 challenge,
+	"x-content-type-options":           oneOf("nosniff"),
+	"x-frame-options":                  oneOf("deny", "sameorigin"),
+}
+
+func safeValues(header []parse.Field) map[string]string {
+	var out map[string]string
+	for _, h := range header {
+		f := safeHeaders[h.Name]
+		if f == nil {
+			continue
+		}
+		if v := f(strings.TrimSpace(h.Value)); v != "" {
+			if out == nil {
+				out = make(map[string]string)
+			}
+			name := commonNames[h.Name]
+			if _, ok := out[name]; !ok {
+				out[name] = v
+			}
+		}
+	}
+	return out
+}
+
+// oneOf keeps a value that is one of the words.
+func oneOf(words ...string) func(string) string {
+	return func(v string) string {
+		for _, w := range words {
+			if strings.EqualFold(v, w) {
+				return w
+			}
+		}
+		return ""
+	}
+}
+
+// manyOf keeps those words of a list that are known; max-age keeps its number of seconds, to the next shorter of a few.
+func manyOf(words ...string) func(string) string {
+	pick := oneOf(words...)
+	return func(v string) string {
+		var out []string
+		for part := range strings.FieldsFuncSeq(v, func(r rune) bool { return r == ',' || r == ';' }) {
+			name, value, _ := strings.Cut(strings.TrimSpace(part), "=")
+			w := pick(strings.TrimSpace(name))
+			if w == "" || contains(out, w) {
+				continue
+			}
+			if n, err := strconv.ParseUint(strings.Trim(value, `" `), 10, 31); err == nil && strings.HasSuffix(w, "age") {
+				w += "=" + strconv.FormatUint(roundAge(n), 10)
+			}
+			out = append(out, w)
+		}
+		return strings.Join(out, ", ")
+	}
+}
+
+// roundAge takes the free digits out of a lifetime in seconds.
+func roundAge(n uint64) uint64 {
+	for _, step := range [...]uint64{63072000, 31536000, 15552000, 2592000, 604800, 86400, 3600, 300, 60} {
+		if n >= step {
+			return step
+		}
+	}
+	return min(n, 1)
+}
+
+func allowOrigin(v string) string {
+	switch {
+	case v == "*" || v == "null":
+		return v
+	case strings.HasPrefix(v, "https://"):
+		return "https"
+	case strings.HasPrefix(v, "http://"):
+		return "http"
+	}
+	return ""
+}
+
+func httpDate(v string) string {
+	t, err := time.Parse("Mon, 02 Jan 2006 15:04:05 GMT", v) // IMF-fixdate, RFC 9110 section 5.6.7
+	if err != nil {
+		return ""
+	}
+	return t.Format(time.DateOnly)
+}
+
+// deprecation reads RFC 9745 ("@" and seconds) and its drafts (true, a date).
+func deprecation(v string) string {
+	if v == "true" {
+		return v
+	}
+	if strings.HasPrefix(v, "@") {
+		n, err := strconv.ParseInt(v[1:], 10, 40)
+		if err != nil || n < 0 {
+			return ""
+		}
+		return time.Unix(n, 0).UTC().Format(time.DateOnly)
+	}
+	return httpDate(v)
+}
+
+// challenge is the scheme of the first challenge.
+func challenge(v string) string {
+	word, _, _ := strings.Cut(v, " ")
+	return oneOf("basic", "bearer", "digest", "negotiate", "ntlm", "dpop")(word)
+}
+
+// mediaType is the media type without parameters, lower case. Types that are not registered trees of short words are
+// masked name by name.
+func mediaType(header []parse.Field) (string, bool) {
+	for _, h := range header {
+		if h.Name != "content-type" {
+			continue
+		}
+		v, _, _ := strings.Cut(h.Value, ";")
+		typ, sub, ok := strings.Cut(strings.TrimSpace(v), "/")
+		if !ok || len(typ) > 32 || len(sub) > 96 {
+			return "", true
+		}
+		return strings.ToLower(maskedName(typ) + "/" + segment.MaskHost(sub)), true
+	}
+	return "", false
+}
+
+func value(header []parse.Field, name string) string {
+	for _, h := range header {
+		if h.Name == name {
+			return h.Value
+		}
+	}
+	return ""
+}
+
+// requestCookies and setCookies describe cookies as fields; values only give their length and whether they are secrets.
+func requestCookies(header []parse.Field) []*v1.Field {
+	var out []*v1.Field
+	for _, h := range header {
+		if h.Name != "cookie" {
+			continue
+		}
+		for pair := range strings.SplitSeq(h.Value, ";") {
+			out = addCookie(out, pair)
+		}
+	}
+	return out
+}
+
+func setCookies(header []parse.Field) []*v1.Field {
+	var out []*v1.Field
+	for _, h := range header {
+		if h.Name == "set-cookie" {
+			pair, _, _ := strings.Cut(h.Value, ";")
+			out = addCookie(out, pair)
+		}
+	}
+	return out
+}
+
+func addCookie(out []*v1.Field, pair string) []*v1.Field {
+	name, v, ok := strings.Cut(strings.TrimSpace(pair), "=")
+	if !ok || name == "" || v == "" {
+		return out
+	}
+	path := "cookie." + maskedName(name)
+	if len(out) >= maxNames {
+		path = "cookie." + segment.MaskOther
+	}
+	for _, f := range out {
+		if f.Path == path {
+			f.Count++
+			return out
+		}
+	}
+	f := &v1.Field{Path: path, Type: "string", Length: uint32(len(v)), Count: 1, Class: classify(traitsOf(name), []byte(v))}
+	if traitsOf(name)&(namesSession|namesBearer) != 0 {
+		f.Class = classToken
+	}
+	return append(out, f)
+}

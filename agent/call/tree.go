@@ -1,0 +1,211 @@
+package call
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/spile/spile/proto/segment"
+	v1 "github.com/spile/spile/proto/spile/v1"
+)
+
+// Bounds of a description.
+const (
+	maxFields = 128
+	maxNodes  = 1024
+	maxDepth  = 16
+)
+
+type fieldType uint8
+
+const (
+	typeNone fieldType = iota
+	typeString
+	typeInteger
+	typeNumber
+	typeBoolean
+	typeNull
+	typeObject
+	typeArray
+)
+
+var typeNames = [...]string{"", "string", "integer", "number", "boolean", "null", "object", "array"}
+
+// tree collects the names of one place and what is known of their values. Nodes sit in one slice that is reused; a
+// node's children are a linked list, searched from where the last search ended, because records repeat their names in
+// the same order.
+type tree struct {
+	nodes  []node
+	leaves int
+}
+
+type node struct {
+	name                     string
+	parent, first, last      int32
+	next, hint               int32
+	kids                     int32
+	typ                      fieldType
+	traits                   traits
+	class                    string
+	hash                     string
+	count, classified, bytes uint32
+}
+
+// element is the name of what an array holds.
+const element = "[]"
+
+func (t *tree) reset(root string) {
+	clear(t.nodes)
+	t.nodes = append(t.nodes[:0], node{name: root, parent: -1, first: -1, last: -1, next: -1, hint: -1})
+	t.leaves = 0
+}
+
+// child returns the node of a name below at, made at need; -1 when the tree is full. The name is a value until it has
+// been masked here. Past maxNames distinct names, and past maxFields fields, names fold to "*".
+func (t *tree) child(at int32, name []byte) int32 {
+	p := &t.nodes[at]
+	if n := t.find(p, string(name)); n >= 0 && t.nodes[n].name != element {
+		return n
+	}
+	masked := maskedName(string(name))
+	if masked == "" {
+		masked = "{empty}"
+	}
+	if n := t.find(p, masked); n >= 0 {
+		return n
+	}
+	if p.kids >= maxNames || t.leaves >= maxFields {
+		masked = segment.MaskOther
+		if n := t.find(p, masked); n >= 0 {
+			return n
+		}
+	}
+	return t.add(at, masked, traitsOf(masked))
+}
+
+// element returns the node of what the array at holds.
+func (t *tree) element(at int32) int32 {
+	if n := t.find(&t.nodes[at], element); n >= 0 {
+		return n
+	}
+	return t.add(at, element, t.nodes[at].traits)
+}
+
+func (t *tree) find(p *node, name string) int32 {
+	start := p.hint
+	if start < 0 {
+		start = p.first
+	}
+	for n := start; n >= 0; n = t.nodes[n].next {
+		if t.nodes[n].name == name {
+			p.hint = t.nodes[n].next
+			return n
+		}
+	}
+	for n := p.first; n >= 0 && n != start; n = t.nodes[n].next {
+		if t.nodes[n].name == name {
+			p.hint = t.nodes[n].next
+			return n
+		}
+	}
+	return -1
+}
+
+func (t *tree) add(at int32, name string, tr traits) int32 {
+	if len(t.nodes) >= maxNodes {
+		return -1
+	}
+	n := int32(len(t.nodes))
+	t.nodes = append(t.nodes, node{name: name, parent: at, first: -1, last: -1, next: -1, hint: -1, traits: tr})
+	p := &t.nodes[at]
+	if p.last >= 0 {
+		t.nodes[p.last].next = n
+	} else {
+		p.first = n
+	}
+	p.last = n
+	p.kids++
+	t.leaves++
+	if p.kids == 1 && at > 0 && p.typ != typeString {
+		t.leaves-- // the parent is no field any more
+	}
+	return n
+}
+
+// see notes that a value of a type passed at n.
+func (t *tree) see(n int32, typ fieldType, bytes int) *node {
+	f := &t.nodes[n]
+	if f.count == 0 {
+		f.bytes = uint32(bytes)
+	}
+	f.count++
+	f.typ = widen(f.typ, typ)
+	return f
+}
+
+// widen merges the types that one field was seen with: integers and numbers are numbers, null is any type, and else the
+// first type stays.
+func widen(a, b fieldType) fieldType {
+	switch {
+	case a == typeNone, a == typeNull:
+		return b
+	case a == typeInteger && b == typeNumber:
+		return typeNumber
+	}
+	return a
+}
+
+// fields appends the leaves as fields, in the order in which their names were first seen, at most maxFields of them.
+func (t *tree) fields(out []*v1.Field) []*v1.Field {
+	n := 0
+	for i := range t.nodes {
+		f := &t.nodes[i]
+		if !f.isField() {
+			continue
+		}
+		if n++; n > maxFields {
+			break
+		}
+		count := f.count
+		if f.class != "" {
+			count = f.classified
+		}
+		out = append(out, &v1.Field{Path: t.path(int32(i)), Type: typeNames[f.typ], Class: f.class, Hash: f.hash, Length: f.bytes, Count: count})
+	}
+	return out
+}
+
+// isField: a value, or a container that was seen empty only.
+func (f *node) isField() bool {
+	return f.typ != typeNone && (f.kids == 0 || f.typ < typeObject)
+}
+
+// path is the node's name from the root: "body.items[].id".
+func (t *tree) path(n int32) string {
+	var up [maxDepth + 2]int32
+	depth := 0
+	for ; n >= 0 && depth < len(up); n = t.nodes[n].parent {
+		up[depth] = n
+		depth++
+	}
+	var b strings.Builder
+	for i := depth - 1; i >= 0; i-- {
+		name := t.nodes[up[i]].name
+		if b.Len() > 0 && name != element {
+			b.WriteByte('.')
+		}
+		b.WriteString(name)
+	}
+	return b.String()
+}
+
+// shape lists the paths and types in order of name, so that it does not depend on the order of members.
+func (t *tree) shape() []string {
+	var out []string
+	for i := range t.nodes {
+		if f := &t.nodes[i]; f.isField() {
+			out = append(out, t.path(int32(i))+":"+typeNames[f.typ])
+		}
+	}
+	slices.Sort(out)
+	return out
+}
