@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * One counter for each way of skipping or losing something. User space takes the names from BTF:
+ * LOST_ means that bytes or events of the selection are missing, COUNT_ is a plain fact.
+ */
+#ifndef SPILE_COUNT_H
+#define SPILE_COUNT_H
+
+enum count {
+	COUNT_EVENTS,             /* events handed to the data ring */
+	COUNT_BYTES_READ,         /* bytes of user payload copied, first bytes for classification included */
+	COUNT_SKIPPED_SELF,       /* calls of the agent itself */
+	COUNT_SKIPPED_NETNS,      /* calls outside the selection, by the rule that refused them */
+	COUNT_SKIPPED_CGROUP,
+	COUNT_SKIPPED_EXE,
+	COUNT_SKIPPED_PID,
+	COUNT_SKIPPED_PORT,
+	COUNT_UNDECIDED_EXE,      /* calls of a program without a verdict yet: not read */
+	COUNT_UNDECIDED_PORT,     /* TLS calls whose socket is unknown while port rules exist: not read */
+	COUNT_UNBOUND_EVENTS,     /* events of TLS streams whose socket is unknown */
+	COUNT_UNCLASSIFIED_BYTES, /* of plain sockets that have not shown HTTP: not read beyond the first bytes */
+	COUNT_MUTED_BYTES,        /* of streams that user space or the classifier gave up */
+	COUNT_TLS_BYTES,          /* ciphertext of selected sockets */
+	COUNT_UNCOVERED_BYTES,    /* the part of it that no TLS call explains */
+	LOST_RING_FULL,           /* events */
+	LOST_RING_FULL_BYTES,     /* bytes they stood for */
+	LOST_RING_FULL_HEADS,     /* heads of HTTP messages in them */
+	LOST_CONTROL_RING_FULL,   /* CLOSE, EXEC and EXIT events */
+	LOST_CONNS_FULL,          /* calls on a socket that had no room in the connection table */
+	LOST_STREAMS_FULL,        /* TLS calls without room in the stream table */
+	LOST_CALLS_FULL,          /* TLS calls of threads without room in the call table */
+	LOST_CALLS_NESTED,        /* TLS calls nested deeper than is kept */
+	LOST_ORPHAN_RETURNS,      /* returns of TLS calls whose entry was not kept */
+	LOST_UNCOVERED_FULL,      /* processes without room in the table of uncovered bytes */
+	LOST_PIDS_FULL,           /* children of a selected process without room in the table of processes */
+	LOST_USER_FAULTS,         /* reads of user memory that failed */
+	LOST_USER_FAULT_BYTES,
+	LOST_TRUNCATED_BYTES,     /* beyond the cap of a call */
+	LOST_UNSEEN_BYTES,        /* moved by a way that shows no buffer */
+	COUNT_MAX,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNT_MAX);
+	__type(key, enum count);
+	__type(value, __u64);
+} counts SEC(".maps");
+
+/* Atomic although per CPU: a uprobe may be preempted between load and store (kernels >= 5.17). */
+static __always_inline void count(enum count which, __u64 n)
+{
+	__u32 key = which;
+	__u64 *value = bpf_map_lookup_elem(&counts, &key);
+
+	if (value)
+		__sync_fetch_and_add(value, n);
+}
+
+#endif

@@ -1,0 +1,120 @@
+//go:build ignore
+
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Processes: what they run, when they end, whom they descend from. Events leave by the control ring; they
+ * carry no byte of user memory but the name the kernel keeps.
+ */
+#include "kernel.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_tracing.h>
+#include "event.h"
+#include "count.h"
+#include "select.h"
+#include "stream.h"
+#include "ring.h"
+
+/* One line of the list of processes. */
+struct process {
+	__u64 start; /* ns since boot */
+	__u64 dev;   /* of the executable; 0 for a kernel thread */
+	__u64 ino;
+	__u32 tgid;
+	__u32 parent;
+	__u32 netns;
+	__u32 reader; /* tgid of who reads the list, as the kernel numbers it */
+};
+
+/* Only for its type: bpf2go makes the Go twins from BTF. */
+const struct process *unused_process __attribute__((unused));
+const struct event *unused_event __attribute__((unused));
+
+static __always_inline int emit_process(struct task_struct *task, __u8 kind)
+{
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct file_id exe = exe_of(task);
+	struct event *e;
+
+	if (!select_process(task, tgid))
+		return 0;
+	e = bpf_ringbuf_reserve(&control_ring, sizeof(*e), 0);
+	if (!e) {
+		count(LOST_CONTROL_RING_FULL, 1);
+		return 0;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	e->time = bpf_ktime_get_boot_ns();
+	e->kind = kind;
+	e->offset = exe.dev;
+	e->peer_offset = exe.ino;
+	e->cgroup = bpf_get_current_cgroup_id();
+	e->start = BPF_CORE_READ(task, group_leader, start_boottime);
+	e->tgid = tgid;
+	e->tid = (__u32)bpf_get_current_pid_tgid();
+	e->netns = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
+	bpf_get_current_comm(e->comm, sizeof(e->comm));
+	bpf_ringbuf_submit(e, 0);
+	return 0;
+}
+
+SEC("raw_tp/sched_process_exec")
+int process_exec(struct bpf_raw_tracepoint_args *ctx)
+{
+	return emit_process((struct task_struct *)bpf_get_current_task(), EVENT_EXEC);
+}
+
+SEC("raw_tp/sched_process_fork")
+int process_fork(struct bpf_raw_tracepoint_args *ctx)
+{
+	__u32 parent = BPF_CORE_READ((struct task_struct *)ctx->args[0], tgid);
+	__u32 child = BPF_CORE_READ((struct task_struct *)ctx->args[1], tgid);
+	__u8 *verdict;
+
+	if (parent == child || !has_rules(KIND_PID)) /* a thread */
+		return 0;
+	verdict = bpf_map_lookup_elem(&select_pid, &parent);
+	if (verdict && bpf_map_update_elem(&select_pid, &child, verdict, BPF_ANY))
+		count(LOST_PIDS_FULL, 1);
+	return 0;
+}
+
+SEC("raw_tp/sched_process_exit")
+int process_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	__u32 tgid = pid_tgid >> 32;
+
+	bpf_map_delete_elem(&tls_calls, &pid_tgid);
+	if (BPF_CORE_READ(task, signal, live.counter) > 0) /* other threads live on */
+		return 0;
+	emit_process(task, EVENT_EXIT);
+	bpf_map_delete_elem(&uncovered, &tgid);
+	bpf_map_delete_elem(&select_pid, &tgid);
+	return 0;
+}
+
+SEC("iter/task")
+int list_processes(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct process p = {};
+	struct file_id exe;
+
+	if (!task || BPF_CORE_READ(task, pid) != BPF_CORE_READ(task, tgid))
+		return 0;
+	exe = exe_of(task);
+	p.start = BPF_CORE_READ(task, start_boottime);
+	p.dev = exe.dev;
+	p.ino = exe.ino;
+	p.tgid = BPF_CORE_READ(task, tgid);
+	p.parent = BPF_CORE_READ(task, real_parent, tgid);
+	p.netns = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
+	p.reader = bpf_get_current_pid_tgid() >> 32;
+	bpf_seq_write(ctx->meta->seq, &p, sizeof(p));
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

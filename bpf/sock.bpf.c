@@ -1,0 +1,451 @@
+//go:build ignore
+
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Bytes of TCP sockets, with the process that moves them. Three rungs call one handler, sock_io:
+ *   tp_btf   sock_send_length, sock_recv_length (6.3): after the call, socket and length given
+ *   kprobe   tcp_sendmsg, tcp_recvmsg, tcp_sendpage and their returns
+ *   syscall  raw sys_exit, from the descriptor to the socket by hand: any kernel with BTF
+ * User space loads one of them, and always sock_state and sock_destroy, which bound the life of a connection.
+ */
+#include "kernel.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_tracing.h>
+#include "event.h"
+#include "count.h"
+#include "select.h"
+#include "stream.h"
+#include "ring.h"
+#include "http.h"
+#include "userbuf.h"
+
+/* A socket that was seen from its start shows HTTP at once; a late one may be in the middle of a long body. */
+#define SNIFF_BUFFERS_FRESH 8
+#define SNIFF_BUFFERS_LATE 256
+#define SNIFF_TOTAL_FRESH (64 << 10)
+#define SNIFF_TOTAL_LATE (4 << 20)
+
+/* What a kprobe keeps until its kretprobe. */
+struct pending {
+	__u64 sk;
+	__u64 time;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64); /* tgid << 32 | tid */
+	__type(value, struct pending);
+} pendings SEC(".maps");
+
+static __always_inline bool is_tcp(struct sock *sk)
+{
+	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
+
+	return (family == AF_INET || family == AF_INET6) && BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP;
+}
+
+static __always_inline void map_v4(__u8 *address, __be32 v4)
+{
+	address[10] = 0xff;
+	address[11] = 0xff;
+	__builtin_memcpy(address + 12, &v4, 4);
+}
+
+static __always_inline void read_tuple(struct sock *sk, struct stream *s)
+{
+	s->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
+	s->remote_port = bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
+	s->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+	if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET) {
+		map_v4(s->local, BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr));
+		map_v4(s->remote, BPF_CORE_READ(sk, __sk_common.skc_daddr));
+	} else {
+		BPF_CORE_READ_INTO(&s->local, sk, __sk_common.skc_v6_rcv_saddr);
+		BPF_CORE_READ_INTO(&s->remote, sk, __sk_common.skc_v6_daddr);
+	}
+}
+
+static __always_inline __u32 tcp_seq(struct sock *sk, __u8 direction)
+{
+	struct tcp_sock *tcp = (struct tcp_sock *)sk;
+
+	return direction == DIRECTION_EGRESS ? BPF_CORE_READ(tcp, write_seq) : BPF_CORE_READ(tcp, copied_seq);
+}
+
+static __noinline struct conn *new_conn(struct sock *sk, bool fresh)
+{
+	__u64 key = (__u64)sk;
+	struct conn *c;
+
+	if (bpf_map_update_elem(&conns, &key, &no_conn, BPF_ANY)) {
+		count(LOST_CONNS_FULL, 1);
+		return NULL;
+	}
+	c = bpf_map_lookup_elem(&conns, &key);
+	if (!c)
+		return NULL;
+	c->plain.id = new_id(LAYER_SOCKET);
+	c->plain.conn = c->plain.id;
+	c->plain.conn_birth = bpf_ktime_get_boot_ns();
+	c->plain.layer = LAYER_SOCKET;
+	c->fresh = fresh;
+	if (fresh) {
+		c->next_seq[DIRECTION_INGRESS] = tcp_seq(sk, DIRECTION_INGRESS);
+		c->next_seq[DIRECTION_EGRESS] = tcp_seq(sk, DIRECTION_EGRESS);
+		c->tracked = 3;
+	}
+	read_tuple(sk, &c->plain);
+	return c;
+}
+
+/* Ends both streams of a connection and forgets it. */
+static __noinline int end_conn(struct sock *sk, struct conn *c)
+{
+	__u64 key = (__u64)sk;
+
+	emit_close(&c->plain);
+	if (c->tls.ssl) {
+		struct tls_key tls = c->tls;
+		struct tls_stream *t = bpf_map_lookup_elem(&tls_streams, &tls);
+
+		if (t && t->sk == key) {
+			emit_close(&t->plain);
+			bpf_map_delete_elem(&tls_streams, &tls);
+		}
+	}
+	bpf_map_delete_elem(&conns, &key);
+	return 0;
+}
+
+/* The innermost TLS call that this thread is in. */
+static __always_inline struct tls_call *current_call(__u64 pid_tgid)
+{
+	struct tls_calls *calls = bpf_map_lookup_elem(&tls_calls, &pid_tgid);
+
+	if (!calls || !calls->depth || calls->depth > MAX_CALLS)
+		return NULL;
+	__u64 top = calls->depth - 1;
+
+	asm volatile("" : "+r"(top));
+	return top < MAX_CALLS ? &calls->at[top] : NULL;
+}
+
+/* The TLS call of this thread moved ciphertext through this socket: they belong together. */
+static __noinline int bind(struct tls_call *call, __u64 pid_tgid, struct sock *sk, struct conn *c)
+{
+	struct tls_key key = {.ssl = call->ssl, .tgid = pid_tgid >> 32};
+	struct tls_stream *t = stream_of(&key);
+
+	if (!t || (t->sk == (__u64)sk && t->plain.conn == c->plain.conn))
+		return 0;
+	if (t->sk) { /* the SSL object was reused: another stream */
+		emit_close(&t->plain);
+		bpf_map_delete_elem(&tls_streams, &key);
+		t = stream_of(&key);
+		if (!t)
+			return 0;
+		t->handshake = call->kind == CALL_HANDSHAKE;
+	}
+	if (c->tls.ssl && (c->tls.ssl != key.ssl || c->tls.tgid != key.tgid)) {
+		struct tls_key old_key = c->tls;
+		struct tls_stream *old = bpf_map_lookup_elem(&tls_streams, &old_key);
+
+		if (old && old->sk == (__u64)sk) {
+			emit_close(&old->plain);
+			bpf_map_delete_elem(&tls_streams, &old_key);
+		}
+	}
+	t->sk = (__u64)sk;
+	t->refused = 0;
+	t->plain.conn = c->plain.conn;
+	t->plain.conn_birth = c->plain.conn_birth;
+	t->plain.netns = c->plain.netns;
+	t->plain.local_port = c->plain.local_port;
+	t->plain.remote_port = c->plain.remote_port;
+	__builtin_memcpy(t->plain.local, c->plain.local, 16);
+	__builtin_memcpy(t->plain.remote, c->plain.remote, 16);
+	t->plain.flags &= ~FLAG_UNBOUND;
+	if (t->handshake || (c->fresh && !c->uncovered))
+		t->plain.flags |= FLAG_FRESH;
+	c->tls = key;
+	return 0;
+}
+
+/* The TLS call of this thread uses a socket outside the selection. */
+static __always_inline void refuse(struct tls_call *call, __u64 pid_tgid)
+{
+	struct tls_key key = {.ssl = call->ssl, .tgid = pid_tgid >> 32};
+	struct tls_stream *t = stream_of(&key);
+
+	if (t && !t->sk)
+		t->refused = 1;
+}
+
+static __always_inline void count_uncovered(struct conn *c, __u32 tgid, __u64 n)
+{
+	__u64 *total = bpf_map_lookup_elem(&uncovered, &tgid);
+
+	c->uncovered += n;
+	count(COUNT_UNCOVERED_BYTES, n);
+	if (total)
+		__sync_fetch_and_add(total, n);
+	else if (bpf_map_update_elem(&uncovered, &tgid, &n, BPF_NOEXIST))
+		count(LOST_UNCOVERED_FULL, 1);
+}
+
+/* Ciphertext: explained by a TLS call, or by none. */
+static __always_inline void tls_bytes(struct conn *c, struct tls_call *call, __u64 pid_tgid, struct sock *sk, __u32 n)
+{
+	count(COUNT_TLS_BYTES, n);
+	if (call)
+		bind(call, pid_tgid, sk, c);
+	else if (!c->tls.ssl)
+		count_uncovered(c, pid_tgid >> 32, n);
+}
+
+/*
+ * Bytes that passed without any hook (splice from a socket, io_uring, zero-copy receive) show in TCP's own
+ * sequence numbers. A FIN takes one number too.
+ */
+static __always_inline void skip_unseen(struct conn *c, struct sock *sk, __u8 direction, __u32 n)
+{
+	__u32 d = direction & 1, now = tcp_seq(sk, direction);
+	__s32 gap = now - c->next_seq[d] - n;
+
+	if ((c->tracked & (1 << d)) && gap > 0) {
+		if (d == DIRECTION_INGRESS && (BPF_CORE_READ(sk, sk_shutdown) & RCV_SHUTDOWN))
+			gap--;
+		c->plain.offset[d] += gap;
+		if (c->state == CONN_HTTP)
+			count(LOST_UNSEEN_BYTES, gap);
+	}
+	c->next_seq[d] = now;
+	c->tracked |= 1 << d;
+}
+
+/* Decides what an undecided socket carries. */
+static __always_inline void classify(struct conn *c, const __u8 *head, bool in_tls_call, __u32 n)
+{
+	if (is_tls_record(head)) {
+		c->state = CONN_TLS;
+		return;
+	}
+	/* Plain bytes under a TLS call: kernel TLS; the library's side shows them. */
+	if (!in_tls_call && is_http_head(head)) {
+		c->state = CONN_HTTP;
+		if (c->fresh && !c->plain.offset[0] && !c->plain.offset[1])
+			c->plain.flags |= FLAG_FRESH;
+		return;
+	}
+	c->sniffed++;
+	c->sniffed_bytes += n;
+	if (c->sniffed >= (c->fresh ? SNIFF_BUFFERS_FRESH : SNIFF_BUFFERS_LATE) ||
+	    c->sniffed_bytes >= (c->fresh ? SNIFF_TOTAL_FRESH : SNIFF_TOTAL_LATE))
+		c->state = CONN_MUTED;
+}
+
+/* One call of the current task moved ret bytes of a socket. */
+static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __u8 direction, __u64 time)
+{
+	__u64 pid_tgid = bpf_get_current_pid_tgid(), key = (__u64)sk;
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct io io = {.time = time, .length = ret, .direction = direction};
+	__u8 head[SNIFF_BYTES];
+	struct tls_call *call;
+	struct conn *c;
+
+	if (ret <= 0 || !is_tcp(sk) || !select_task(task, pid_tgid >> 32))
+		return 0;
+	call = current_call(pid_tgid);
+	c = bpf_map_lookup_elem(&conns, &key);
+	if (!c) {
+		if (!select_sock(sk)) {
+			if (call)
+				refuse(call, pid_tgid);
+			return 0;
+		}
+		c = new_conn(sk, false);
+		if (!c)
+			return 0;
+	}
+	own(&c->plain, task, pid_tgid);
+	if (c->state == CONN_TLS) {
+		tls_bytes(c, call, pid_tgid, sk, ret);
+		return 0;
+	}
+	if (!find_buffer(task, regs, &io))
+		return 0;
+	skip_unseen(c, sk, direction, ret);
+	if (c->state != CONN_HTTP || call) {
+		if (c->state == CONN_MUTED && !call)
+			goto muted;
+		sniff(&io, head);
+		if (c->state == CONN_HTTP && is_tls_record(head)) /* CONNECT, then TLS */
+			c->state = CONN_TLS;
+		else if (c->state != CONN_HTTP)
+			classify(c, head, call != NULL, ret);
+		if (c->state == CONN_TLS) {
+			tls_bytes(c, call, pid_tgid, sk, ret);
+			return 0;
+		}
+		if (c->state != CONN_HTTP) {
+			c->plain.offset[direction & 1] += ret;
+			count(COUNT_UNCLASSIFIED_BYTES, ret);
+			return 0;
+		}
+	} else if (muted(&c->plain)) {
+		goto muted;
+	} else {
+		sniff(&io, head);
+	}
+	if (is_http_head(head))
+		io.flags |= FLAG_HEAD;
+	return emit(&c->plain, &io);
+muted:
+	c->plain.offset[direction & 1] += ret;
+	count(COUNT_MUTED_BYTES, ret);
+	return 0;
+}
+
+static __always_inline struct pt_regs *current_regs(void)
+{
+	return user_regs((struct task_struct *)bpf_get_current_task());
+}
+
+SEC("tp_btf/sock_send_length")
+int BPF_PROG(sock_send, struct sock *sk, int ret, int flags)
+{
+	return sock_io(sk, current_regs(), ret, DIRECTION_EGRESS, bpf_ktime_get_boot_ns());
+}
+
+SEC("tp_btf/sock_recv_length")
+int BPF_PROG(sock_recv, struct sock *sk, int ret, int flags)
+{
+	if (flags & MSG_PEEK)
+		return 0;
+	return sock_io(sk, current_regs(), ret, DIRECTION_INGRESS, bpf_ktime_get_boot_ns());
+}
+
+static __always_inline int remember(struct sock *sk)
+{
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct pending p = {.sk = (__u64)sk, .time = bpf_ktime_get_boot_ns()};
+
+	if (bpf_map_update_elem(&pendings, &pid_tgid, &p, BPF_ANY))
+		count(LOST_CALLS_FULL, 1);
+	return 0;
+}
+
+static __always_inline int recall(int ret, __u8 direction)
+{
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct pending *p = bpf_map_lookup_elem(&pendings, &pid_tgid), copy;
+
+	if (!p)
+		return 0;
+	copy = *p;
+	bpf_map_delete_elem(&pendings, &pid_tgid);
+	if (direction == DIRECTION_INGRESS)
+		copy.time = bpf_ktime_get_boot_ns();
+	return sock_io((struct sock *)copy.sk, current_regs(), ret, direction, copy.time);
+}
+
+SEC("kprobe/tcp_sendmsg")
+int BPF_KPROBE(tcp_sendmsg_enter, struct sock *sk) { return remember(sk); }
+
+SEC("kretprobe/tcp_sendmsg")
+int BPF_KRETPROBE(tcp_sendmsg_exit, int ret) { return recall(ret, DIRECTION_EGRESS); }
+
+SEC("kprobe/tcp_recvmsg")
+int BPF_KPROBE(tcp_recvmsg_enter, struct sock *sk) { return remember(sk); }
+
+SEC("kretprobe/tcp_recvmsg")
+int BPF_KRETPROBE(tcp_recvmsg_exit, int ret) { return recall(ret, DIRECTION_INGRESS); }
+
+/* sendfile and splice to a socket before 6.5. */
+SEC("kprobe/tcp_sendpage")
+int BPF_KPROBE(tcp_sendpage_enter, struct sock *sk) { return remember(sk); }
+
+SEC("kretprobe/tcp_sendpage")
+int BPF_KRETPROBE(tcp_sendpage_exit, int ret) { return recall(ret, DIRECTION_EGRESS); }
+
+static __always_inline struct sock *sock_of(struct task_struct *task, __u32 fd)
+{
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct file **slots = BPF_CORE_READ(table, fd), *file = NULL;
+	struct socket *socket;
+
+	if (fd >= BPF_CORE_READ(table, max_fds))
+		return NULL;
+	bpf_probe_read_kernel(&file, sizeof(file), slots + fd);
+	if (!file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return NULL;
+	socket = BPF_CORE_READ(file, private_data);
+	return BPF_CORE_READ(socket, sk);
+}
+
+SEC("raw_tp/sys_exit")
+int sys_exit(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct pt_regs *regs = (struct pt_regs *)ctx->args[0];
+	__s64 ret = ctx->args[1];
+	struct syscall call;
+	struct sock *sk;
+	__u8 direction;
+
+	if (ret <= 0 || is_compat(task))
+		return 0;
+	read_syscall(regs, &call);
+	if (call.nr == NR_WRITE || call.nr == NR_SENDTO || call.nr == NR_WRITEV || call.nr == NR_SENDMSG ||
+	    call.nr == NR_SENDFILE)
+		direction = DIRECTION_EGRESS;
+	else if (call.nr == NR_READ || call.nr == NR_RECVFROM || call.nr == NR_READV || call.nr == NR_RECVMSG)
+		direction = DIRECTION_INGRESS;
+	else
+		return 0;
+	sk = sock_of(task, call.args[0]);
+	if (!sk)
+		return 0;
+	return sock_io(sk, regs, ret, direction, bpf_ktime_get_boot_ns());
+}
+
+/* A connection is known from ESTABLISHED where its namespace and ports may match; the process is not known yet. */
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(sock_state, struct sock *sk, int old, int new)
+{
+	__u64 key = (__u64)sk;
+	struct conn *c;
+
+	if ((new != TCP_ESTABLISHED && new != TCP_CLOSE) || !is_tcp(sk))
+		return 0;
+	c = bpf_map_lookup_elem(&conns, &key);
+	if (new == TCP_CLOSE) {
+		if (c) /* bytes may still wait to be read: the end is sock_destroy */
+			c->ended = 1;
+		return 0;
+	}
+	if (c && !c->ended) /* it sent in the SYN: TCP fast open */
+		return 0;
+	if (c) /* disconnected and connected anew */
+		end_conn(sk, c);
+	if (select_sock(sk))
+		new_conn(sk, true);
+	return 0;
+}
+
+SEC("tp_btf/tcp_destroy_sock")
+int BPF_PROG(sock_destroy, struct sock *sk)
+{
+	__u64 key = (__u64)sk;
+	struct conn *c = bpf_map_lookup_elem(&conns, &key);
+
+	if (c)
+		end_conn(sk, c);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * What the kernel remembers: connections by socket, TLS streams by (process, SSL *), and the TLS calls that a
+ * thread is in. All tables are preallocated and bounded; a full one is counted, never evicted from.
+ */
+#ifndef SPILE_STREAM_H
+#define SPILE_STREAM_H
+
+/* Two directions of plain bytes. Indices are enum event_direction. */
+struct stream {
+	__u64 id;
+	__u64 conn;
+	__u64 conn_birth;
+	__u64 cgroup;
+	__u64 start;
+	__u64 offset[2];
+	__u32 seq[2];
+	__u32 heads[2];
+	__u32 tgid;
+	__u32 tid;
+	__u32 netns;
+	__u16 local_port;
+	__u16 remote_port;
+	__u8 local[16];
+	__u8 remote[16];
+	__u8 comm[16];
+	__u8 layer;
+	__u8 flags; /* FLAG_FRESH, FLAG_UNBOUND */
+	__u8 muted;
+	__u8 pad[5];
+};
+
+struct tls_key {
+	__u64 ssl;
+	__u32 tgid;
+	__u32 pad;
+};
+
+enum conn_state {
+	CONN_UNKNOWN = 0, /* nothing decided yet */
+	CONN_HTTP = 1,    /* plain HTTP: captured */
+	CONN_TLS = 2,     /* ciphertext: never read */
+	CONN_MUTED = 3,   /* something else: never read */
+};
+
+struct conn {
+	struct stream plain;
+	struct tls_key tls; /* the stream inside, once bound */
+	__u64 uncovered;    /* ciphertext bytes before the first binding */
+	__u32 next_seq[2];  /* TCP sequence number after the last byte seen, per direction */
+	__u32 sniffed;      /* buffers looked at while CONN_UNKNOWN */
+	__u32 sniffed_bytes;
+	__u8 state;         /* enum conn_state */
+	__u8 fresh;         /* seen from ESTABLISHED */
+	__u8 tracked;       /* bit per direction: next_seq is valid */
+	__u8 ended;         /* TCP_CLOSE was seen; the socket may live on */
+	__u8 pad[4];
+};
+
+struct tls_stream {
+	struct stream plain;
+	__u64 sk;       /* the socket it is bound to; 0 = none */
+	__u8 handshake; /* created by a handshake call: no plain byte moved before */
+	__u8 refused;   /* its socket is outside the selection */
+	__u8 pad[6];
+};
+
+enum call_kind {
+	CALL_READ = 1,
+	CALL_WRITE = 2,
+	CALL_HANDSHAKE = 3,
+};
+
+/* A call into a TLS library that has not returned. */
+struct tls_call {
+	__u64 ssl;
+	__u64 buf;
+	__u64 done; /* address of the size_t result of the _ex functions; 0 = the return value counts */
+	__u64 time;
+	__u64 sp;   /* of the caller: an older call with a lower one has ended without a return (longjmp) */
+	__u64 kind; /* enum call_kind */
+};
+
+#define MAX_CALLS 3 /* TLS in TLS (an HTTPS proxy) needs 2 */
+
+struct tls_calls {
+	__u64 depth; /* may exceed MAX_CALLS: deeper calls are counted, not kept */
+	struct tls_call at[MAX_CALLS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__type(key, __u64); /* struct sock * */
+	__type(value, struct conn);
+} conns SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 32768);
+	__type(key, struct tls_key);
+	__type(value, struct tls_stream);
+} tls_streams SEC(".maps");
+
+/* One per thread that ever called a TLS library; removed when the thread ends. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 32768);
+	__type(key, __u64); /* tgid << 32 | tid */
+	__type(value, struct tls_calls);
+} tls_calls SEC(".maps");
+
+/* Streams that user space gave up; an entry moves into the stream at its next byte. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64); /* stream id */
+	__type(value, __u8);
+} mutes SEC(".maps");
+
+/* Ciphertext that no TLS call explains, per process. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u32); /* tgid */
+	__type(value, __u64);
+} uncovered SEC(".maps");
+
+/* Sources of new entries: too large for the 512 bytes of stack. */
+static const struct conn no_conn;
+static const struct tls_stream no_stream;
+static const struct tls_calls no_calls;
+
+/*
+ * Unique without an atomic that returns its result (those need 5.12): one CPU cannot pass here twice in a
+ * nanosecond, and the layer keeps a connection's plain stream apart from its TLS stream.
+ */
+static __always_inline __u64 new_id(__u8 layer)
+{
+	__u64 cpu = bpf_get_smp_processor_id() & 0x3ff;
+
+	return bpf_ktime_get_boot_ns() << 11 | cpu << 1 | (layer == LAYER_TLS);
+}
+
+/* The stream of an SSL object, made at need. */
+static __always_inline struct tls_stream *stream_of(struct tls_key *key)
+{
+	struct tls_stream *t = bpf_map_lookup_elem(&tls_streams, key);
+
+	if (t)
+		return t;
+	if (bpf_map_update_elem(&tls_streams, key, &no_stream, BPF_NOEXIST)) {
+		count(LOST_STREAMS_FULL, 1);
+		return NULL;
+	}
+	t = bpf_map_lookup_elem(&tls_streams, key);
+	if (t) {
+		t->plain.id = new_id(LAYER_TLS);
+		t->plain.layer = LAYER_TLS;
+		t->plain.flags = FLAG_UNBOUND;
+	}
+	return t;
+}
+
+/* Writes the current task into the stream as its owner. */
+static __always_inline void own(struct stream *s, struct task_struct *task, __u64 pid_tgid)
+{
+	__u32 tgid = pid_tgid >> 32;
+
+	s->tid = (__u32)pid_tgid;
+	if (s->tgid == tgid)
+		return;
+	s->tgid = tgid;
+	s->start = BPF_CORE_READ(task, group_leader, start_boottime);
+	s->cgroup = bpf_get_current_cgroup_id();
+	if (!s->netns)
+		s->netns = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
+	bpf_get_current_comm(s->comm, sizeof(s->comm));
+}
+
+/* Whether user space has given the stream up. */
+static __always_inline bool muted(struct stream *s)
+{
+	if (!s->muted && bpf_map_lookup_elem(&mutes, &s->id)) {
+		s->muted = 1;
+		bpf_map_delete_elem(&mutes, &s->id);
+	}
+	return s->muted;
+}
+
+#endif
