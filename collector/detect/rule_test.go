@@ -120,7 +120,7 @@ func TestVerifyCanFail(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := rules.Verify(decode); err == nil {
+		if err := rules.Verify(); err == nil {
 			t.Errorf("rule with %q verifies", c[1])
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/spile/spile/proto/line"
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
 
@@ -47,12 +48,12 @@ func (r *Rule) checkTests() error {
 	return nil
 }
 
-// Verify runs the tests inside the rules. decode reads one Call JSON line.
-func (r *Rules) Verify(decode func(line []byte, call *v1.Call) error) error {
+// Verify runs the tests inside the rules.
+func (r *Rules) Verify() error {
 	var errs []error
 	for _, rule := range r.list {
 		for _, t := range rule.Tests {
-			if err := rule.verify(t, decode); err != nil {
+			if err := rule.verify(t); err != nil {
 				errs = append(errs, fmt.Errorf("rule %s: test %q: %w", rule.ID, t.Name, err))
 			}
 		}
@@ -60,17 +61,17 @@ func (r *Rules) Verify(decode func(line []byte, call *v1.Call) error) error {
 	return errors.Join(errs...)
 }
 
-func (r *Rule) verify(t Test, decode func(line []byte, call *v1.Call) error) error {
+func (r *Rule) verify(t Test) error {
 	d, err := New(&Rules{list: []*Rule{r}}, 1000)
 	if err != nil {
 		return err
 	}
-	for i, line := range bytes.Split([]byte(t.Calls), []byte("\n")) {
-		if len(bytes.TrimSpace(line)) == 0 {
+	for i, text := range bytes.Split([]byte(t.Calls), []byte("\n")) {
+		if len(bytes.TrimSpace(text)) == 0 {
 			continue
 		}
 		call := &v1.Call{}
-		if err := decode(line, call); err != nil {
+		if err := line.Unmarshal(text, call); err != nil {
 			return fmt.Errorf("read call on line %d: %w", i+1, err)
 		}
 		d.Observe(call)

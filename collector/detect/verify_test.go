@@ -11,7 +11,7 @@ func TestBuiltinRulesDoWhatTheirTestsSay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := rules.Verify(decode); err != nil {
+	if err := rules.Verify(); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(rules.All()); n != 3 {

@@ -2,12 +2,12 @@
 //
 //	lines ─▶ calls in input order ─▶ stable sort by event time ─▶ route ▶ inventory ▶ detect
 //	              │                                                        │ finished
-//	              └──────────── printed, with the finished route ◀─────────┘
+//	              └──────────── Result.Calls, with final routes ◀─────────┘
 //
 // A line needs time, method, path and status_code; protocol and authority make it land in the right service. A call without
 // service gets the one that intake would assign, and one without id gets a hash of its place in the input. Unknown keys are
 // ignored. Nothing is skipped: the first line that is no call ends the run with an error that names it.
 //
-// All calls are held in memory, because order by event time is known only at the end; Options.MaxCalls bounds them. The package
-// does no I/O of its own and knows neither clock nor files: readers, writers and the stages come from its caller.
+// All calls are held in memory, because order by event time is known only at the end; Pipeline.MaxCalls bounds them. The package
+// does no I/O of its own and knows neither clock nor files: readers and stages come from its caller.
 package replay

@@ -3,6 +3,7 @@ package replay
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/spile/spile/proto/line"
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
 
@@ -26,28 +28,31 @@ type Input struct {
 }
 
 // read appends the calls of one input.
-func (p *Pipeline) read(calls []*v1.Call, ordinal int, in Input, most int) ([]*v1.Call, error) {
+func (p *Pipeline) read(ctx context.Context, calls []*v1.Call, ordinal int, in Input) ([]*v1.Call, error) {
 	s := bufio.NewScanner(in.Reader)
 	// The scanner's limit counts the newline's room too.
 	s.Buffer(make([]byte, 64<<10), MaxLineBytes+2)
 	number := 0
 	for s.Scan() {
-		number++
-		line := s.Bytes()
-		if number == 1 {
-			line = bytes.TrimPrefix(line, []byte("\xef\xbb\xbf"))
+		if err := checkEvery(ctx, number); err != nil {
+			return nil, err
 		}
-		if len(line) > MaxLineBytes {
+		number++
+		text := s.Bytes()
+		if number == 1 {
+			text = bytes.TrimPrefix(text, []byte("\xef\xbb\xbf"))
+		}
+		if len(text) > MaxLineBytes {
 			return nil, tooLong(in.Name, number)
 		}
-		if len(bytes.TrimSpace(line)) == 0 {
+		if len(bytes.TrimSpace(text)) == 0 {
 			continue
 		}
-		if len(calls) == most {
-			return nil, fmt.Errorf("read %s line %d: %w: more than %d calls; split the input", in.Name, number, ErrInput, most)
+		if len(calls) == p.MaxCalls {
+			return nil, fmt.Errorf("read %s line %d: %w: more than %d calls; split the input", in.Name, number, ErrInput, p.MaxCalls)
 		}
 		call := &v1.Call{}
-		if err := p.Decode(line, call); err != nil {
+		if err := line.Unmarshal(text, call); err != nil {
 			return nil, fmt.Errorf("read %s line %d: %w: %w", in.Name, number, ErrInput, err)
 		}
 		if missing := lacks(call); missing != "" {

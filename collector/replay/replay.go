@@ -1,14 +1,9 @@
 package replay
 
 import (
-	"bufio"
 	"cmp"
-	"errors"
-	"fmt"
-	"io"
+	"context"
 	"slices"
-
-	"google.golang.org/protobuf/proto"
 
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
@@ -31,88 +26,60 @@ type Detector interface {
 
 // Pipeline is the stages that calls go through, all fresh.
 type Pipeline struct {
-	// Decode reads one Call JSON line, Encode appends one message as such a line without newline.
-	Decode func(line []byte, call *v1.Call) error
-	Encode func(dst []byte, m proto.Message) []byte
 	// Service is intake's rule for a call that names none.
 	Service func(call *v1.Call) string
 	// Route gives a call its template: asked before the inventory sees the call, and again when it has seen all.
 	Route     func(call *v1.Call) string
 	Inventory Inventory
 	Detector  Detector
-}
-
-// Options say what to print, in this order: calls, endpoints, findings.
-type Options struct {
-	Calls, Endpoints, Findings bool
-	// Candidates also prints endpoints that never were answered as existing.
-	Candidates bool
 	// MaxCalls bounds memory; 0 = 2,000,000.
 	MaxCalls int
-	// Table prints for people; nil = JSON lines.
-	Table func(out io.Writer, r *Result) error
 }
 
-// Result is what a replay found. A list that was not asked for is nil.
+// Result is what a replay found.
 type Result struct {
-	// Calls in input order.
+	// Calls in input order, with the routes of the finished inventory.
 	Calls []*v1.Call
-	// Endpoints in order of service, route, method.
+	// Endpoints that were answered as existing, in order of service, route, method.
 	Endpoints []*v1.Endpoint
 	// Findings in order of id.
 	Findings []*v1.Finding
 }
 
-// Run replays the inputs and prints what the options ask for.
-func Run(inputs []Input, o Options, p Pipeline, out io.Writer) error {
-	r, err := Process(inputs, o, p)
-	if err != nil {
-		return err
+// Run replays the inputs, one after the other as if they were one.
+func Run(ctx context.Context, inputs []Input, p Pipeline) (*Result, error) {
+	if p.MaxCalls <= 0 {
+		p.MaxCalls = defaultMaxCalls
 	}
-	w := bufio.NewWriterSize(out, 64<<10)
-	if o.Table != nil {
-		err = o.Table(w, r)
-	} else {
-		err = r.lines(w, p.Encode)
-	}
-	if err = errors.Join(err, w.Flush()); err != nil {
-		return fmt.Errorf("print replay: %w", err)
-	}
-	return nil
-}
-
-// Process replays the inputs.
-func Process(inputs []Input, o Options, p Pipeline) (*Result, error) {
-	most := o.MaxCalls
-	if most <= 0 {
-		most = defaultMaxCalls
-	}
-	var calls []*v1.Call
+	r := &Result{}
 	var err error
 	for i, in := range inputs {
-		if calls, err = p.read(calls, i, in, most); err != nil {
+		if r.Calls, err = p.read(ctx, r.Calls, i, in); err != nil {
 			return nil, err
 		}
 	}
-	for _, c := range byTime(calls) {
+	for i, c := range byTime(r.Calls) {
+		if err := checkEvery(ctx, i); err != nil {
+			return nil, err
+		}
 		c.Route = p.Route(c)
 		p.Inventory.Observe(c)
 		p.Detector.Observe(c)
 	}
-	r := &Result{}
-	if o.Calls {
-		for _, c := range calls {
-			c.Route = p.Route(c)
-		}
-		r.Calls = calls
+	for _, c := range r.Calls {
+		c.Route = p.Route(c)
 	}
-	if o.Endpoints {
-		r.Endpoints = endpoints(p.Inventory, o.Candidates)
-	}
-	if o.Findings {
-		r.Findings = p.Detector.Findings()
-	}
+	r.Endpoints = endpoints(p.Inventory)
+	r.Findings = p.Detector.Findings()
 	return r, nil
+}
+
+// checkEvery looks at ctx once in a while: a large replay must obey Ctrl-C.
+func checkEvery(ctx context.Context, i int) error {
+	if i%1024 != 0 {
+		return nil
+	}
+	return ctx.Err()
 }
 
 // byTime returns the calls in order of event time; equal times keep their input order.
@@ -124,39 +91,14 @@ func byTime(calls []*v1.Call) []*v1.Call {
 	return sorted
 }
 
-func endpoints(inv Inventory, candidates bool) []*v1.Endpoint {
+func endpoints(inv Inventory) []*v1.Endpoint {
 	var all []*v1.Endpoint
 	for _, s := range inv.Services() {
-		all = append(all, inv.Endpoints(s.GetName(), candidates)...)
+		all = append(all, inv.Endpoints(s.GetName(), false)...)
 	}
 	slices.SortStableFunc(all, func(a, b *v1.Endpoint) int {
 		return cmp.Or(cmp.Compare(a.Service, b.Service), cmp.Compare(a.Route, b.Route), cmp.Compare(a.Method, b.Method),
 			cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Id, b.Id))
 	})
 	return all
-}
-
-func (r *Result) lines(w *bufio.Writer, encode func(dst []byte, m proto.Message) []byte) error {
-	var buf []byte
-	line := func(m proto.Message) error {
-		buf = append(encode(buf[:0], m), '\n')
-		_, err := w.Write(buf)
-		return err
-	}
-	for _, c := range r.Calls {
-		if err := line(c); err != nil {
-			return err
-		}
-	}
-	for _, e := range r.Endpoints {
-		if err := line(e); err != nil {
-			return err
-		}
-	}
-	for _, f := range r.Findings {
-		if err := line(f); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -51,9 +51,6 @@ func Open(c Config, w World) (*Outlet, error) {
 	if err != nil {
 		return nil, err
 	}
-	if w.Encode == nil {
-		return nil, fmt.Errorf("open sink %q: the program gives no encoder", c.Name)
-	}
 	sink, err := k.open(c, w)
 	if err != nil {
 		return nil, err

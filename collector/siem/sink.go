@@ -6,8 +6,7 @@ import (
 	"io"
 	"strings"
 
-	"google.golang.org/protobuf/proto"
-
+	"github.com/spile/spile/proto/line"
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
 
@@ -40,8 +39,6 @@ type Config struct {
 // World is what a sink needs from the program around it.
 type World struct {
 	Stdout io.Writer
-	// Encode appends a message as one JSON line without newline (proto/line).
-	Encode func(dst []byte, m proto.Message) []byte
 	// Version is Spile's, Tenant the installation's name for a SIEM that serves many.
 	Version, Tenant string
 }
@@ -149,6 +146,6 @@ func (c Config) resolve() (Config, kind, format, error) {
 	return bad("format %q is not one of %s", c.Format, strings.Join(names, ", "))
 }
 
-func native(w World) func(*v1.Finding) ([]byte, error) {
-	return func(f *v1.Finding) ([]byte, error) { return append(w.Encode(nil, f), '\n'), nil }
+func native(World) func(*v1.Finding) ([]byte, error) {
+	return func(f *v1.Finding) ([]byte, error) { return append(line.Append(nil, f), '\n'), nil }
 }
