@@ -5,6 +5,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -41,19 +42,20 @@ func anyMatch(patterns []string, exe string) bool {
 }
 
 // exeOf reads which program a process runs, as the kernel names it and as people do.
-func exeOf(proc string, pid uint32) (FileID, string, error) {
+func exeOf(proc string, pid uint32) (id FileID, exact bool, path string, err error) {
 	link := procPath(proc, pid, "exe")
-	name, err := os.Readlink(link)
-	if err != nil {
-		return FileID{}, "", fmt.Errorf("read the executable of process %d: %w", pid, reword(err))
-	}
 	f, err := os.Open(link)
 	if err != nil {
-		return FileID{}, "", fmt.Errorf("open the executable of process %d: %w", pid, reword(err))
+		return FileID{}, false, "", fmt.Errorf("open the executable of process %d: %w", pid, reword(err))
 	}
 	defer f.Close()
-	id, err := kernelID(proc, pid, f)
-	return id, strings.TrimSuffix(name, " (deleted)"), err
+	// The path of the open file, not of the link: the process may have run another program meanwhile.
+	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(f.Fd())))
+	if err != nil {
+		return FileID{}, false, "", fmt.Errorf("read the path of the executable of process %d: %w", pid, err)
+	}
+	id, exact, err = kernelID(proc, pid, f)
+	return id, exact, strings.TrimSuffix(name, " (deleted)"), err
 }
 
 // expand finds the programs in this mount namespace that the patterns name, so that one is judged before it first
@@ -107,5 +109,6 @@ func identify(name string) (FileID, error) {
 		return FileID{}, err
 	}
 	defer f.Close()
-	return kernelID("/proc", uint32(os.Getpid()), f)
+	id, _, err := kernelID("/proc", uint32(os.Getpid()), f)
+	return id, err
 }

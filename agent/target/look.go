@@ -23,11 +23,9 @@ type watched struct {
 // rereadAfter is how many unchanged looks are trusted before the address space is read anyway.
 const rereadAfter = 10
 
-// maxVerdicts bounds the memory of what the kernel was told; beyond it everything is told again.
-const maxVerdicts = 16384
-
-// look reads one process, and hands on what is new about it. fresh says that its image has just been replaced.
-func (w *Watcher) look(pid uint32, fresh bool) {
+// look reads one process, and hands on what is new about it. fresh says that its image has just been replaced, and
+// kernel is how the kernel names it then; zero = unknown.
+func (w *Watcher) look(pid uint32, fresh bool, kernel FileID) {
 	if pid == w.self {
 		return
 	}
@@ -52,7 +50,7 @@ func (w *Watcher) look(pid uint32, fresh bool) {
 		p.judged, p.space = false, nil
 	}
 	if w.config.Selection.JudgesExe() && !p.judged {
-		w.judge(p)
+		w.judge(p, kernel)
 	}
 	if !w.config.Selection.wants(subject{pid: pid, exe: p.exe, lineage: p.lineageIn(w.processes)}) {
 		w.dropAll(p)
@@ -196,45 +194,4 @@ func (w *Watcher) dropAll(p *watched) {
 func (w *Watcher) forget(p *watched) {
 	w.dropAll(p)
 	delete(w.processes, p.PID)
-}
-
-// judge tells the kernel whether it may watch the program of a process. Until then the kernel does not.
-func (w *Watcher) judge(p *watched) {
-	id, path, err := exeOf(w.config.Proc, p.PID)
-	if err != nil {
-		return // a kernel thread, or gone
-	}
-	p.exe, p.judged = w.config.Selection.JudgeExe(path), true
-	w.tell(id, p.exe)
-}
-
-// judgeRunning takes the kernel's own names of executables, where it offers them.
-func (w *Watcher) judgeRunning() {
-	if w.config.Kernel == nil || !w.config.Selection.JudgesExe() {
-		return
-	}
-	running, err := w.config.Kernel()
-	if err != nil {
-		return // procfs names them too
-	}
-	for _, r := range running {
-		if _, path, err := exeOf(w.config.Proc, r.PID); err == nil {
-			w.tell(r.Exe, w.config.Selection.JudgeExe(path))
-		}
-	}
-}
-
-func (w *Watcher) tell(id FileID, v Verdict) {
-	if old, ok := w.verdicts[id]; ok && old == v {
-		return
-	}
-	if len(w.verdicts) >= maxVerdicts {
-		clear(w.verdicts)
-	}
-	if err := w.config.SetExe(id, v.Include, v.Exclude); err != nil {
-		w.counts.verdictsLost.Add(1)
-		delete(w.verdicts, id)
-		return
-	}
-	w.verdicts[id] = v
 }

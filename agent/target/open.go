@@ -94,7 +94,7 @@ func verify(proc string, pid uint32, f *os.File, want FileID) error {
 		return nil
 	}
 	// btrfs shows a device per subvolume and overlayfs one per layer; the mount table has the superblock's.
-	if id, err := kernelID(proc, pid, f); err == nil && id.Dev == want.Dev {
+	if id, _, err := kernelID(proc, pid, f); err == nil && id.Dev == want.Dev {
 		return nil
 	}
 	// Before 6.8 a mapping on overlayfs shows the device of the layer, which nothing else does.
@@ -114,16 +114,16 @@ func onOverlay(f *os.File) bool {
 }
 
 // kernelID asks which superblock and inode the kernel's struct file has. The mount may be one that only process pid
-// sees, so its mount table is the one to ask.
-func kernelID(proc string, pid uint32, f *os.File) (FileID, error) {
+// sees, so its mount table is the one to ask. exact is false where that table does not show the mount.
+func kernelID(proc string, pid uint32, f *os.File) (id FileID, exact bool, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return FileID{}, fmt.Errorf("stat %s: %w", f.Name(), err)
+		return FileID{}, false, fmt.Errorf("stat %s: %w", f.Name(), err)
 	}
-	id := FileID{Dev: shownDevice(st.Dev), Ino: st.Ino}
+	id = FileID{Dev: shownDevice(st.Dev), Ino: st.Ino}
 	info, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(int(f.Fd())))
 	if err != nil {
-		return id, fmt.Errorf("read fdinfo of %s: %w", f.Name(), err)
+		return id, false, fmt.Errorf("read fdinfo of %s: %w", f.Name(), err)
 	}
 	mount := ""
 	for line := range strings.Lines(string(info)) {
@@ -137,10 +137,11 @@ func kernelID(proc string, pid uint32, f *os.File) (FileID, error) {
 			}
 		}
 	}
-	if dev, ok := mountDevice(procPath(proc, pid, "mountinfo"), mount); ok {
+	dev, exact := mountDevice(procPath(proc, pid, "mountinfo"), mount)
+	if exact {
 		id.Dev = dev
 	}
-	return id, nil
+	return id, exact, nil
 }
 
 // mountDevice finds "ID PARENT MAJOR:MINOR ..." (proc_pid_mountinfo(5)).

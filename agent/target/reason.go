@@ -71,7 +71,7 @@ func (e *Explainer) Explain(tlsBytes map[uint32]uint64) []Uncovered {
 }
 
 func (e *Explainer) reason(pid uint32) (process, reason string) {
-	_, exe, err := exeOf(e.Proc, pid)
+	_, _, exe, err := exeOf(e.Proc, pid)
 	if err != nil {
 		if _, _, gone := readProcess(e.Proc, pid); gone != nil {
 			return "", "the process has ended; what did its TLS is unknown"

@@ -28,12 +28,6 @@ type Sink interface {
 	Drop(p Process, id Identity)
 }
 
-// Running is a process as the kernel names its executable.
-type Running struct {
-	PID uint32
-	Exe FileID
-}
-
 // Config is what a Watcher works with.
 type Config struct {
 	Proc      string // where procfs is mounted
@@ -43,9 +37,7 @@ type Config struct {
 	Libraries []Library
 	// SetExe tells the kernel the verdict on an executable. Needed where the Selection judges executables.
 	SetExe func(id FileID, include, exclude bool) error
-	// Kernel lists processes with the executable's id as the programs will see it; nil = derive it from procfs alone.
-	Kernel func() ([]Running, error)
-	// Reconcile is the time between two looks at all processes.
+	// Reconcile is the time between two looks at all processes, at least a few seconds.
 	Reconcile time.Duration
 }
 
@@ -76,6 +68,7 @@ type Watcher struct {
 
 type lifeEvent struct {
 	pid   uint32
+	exe   FileID // execs only
 	start uint64 // ticks; exits only
 	exit  bool
 }
@@ -97,10 +90,10 @@ func (w *Watcher) Stats() Stats {
 	return Stats{c.execs.Load(), c.execsDropped.Load(), c.scans.Load(), c.files.Load(), c.filesFailed.Load(), c.verdictsLost.Load()}
 }
 
-// Exec says that a process has a new image. It never waits.
-func (w *Watcher) Exec(pid uint32) {
+// Exec says that a process has a new image, which the kernel names exe (zero = unknown). It never waits.
+func (w *Watcher) Exec(pid uint32, exe FileID) {
 	w.counts.execs.Add(1)
-	w.queue(lifeEvent{pid: pid})
+	w.queue(lifeEvent{pid: pid, exe: exe})
 }
 
 // Exit says that a process ended; start is its start since boot. It never waits.
@@ -146,7 +139,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 			w.take(e, time.Now())
 		case <-due.C:
 			for _, pid := range w.pending.due(time.Now()) {
-				w.look(pid, false)
+				w.look(pid, false, FileID{})
 			}
 		case <-reconcile.C:
 			if err := w.reconcile(); err != nil {
@@ -163,13 +156,12 @@ func (w *Watcher) take(e lifeEvent, now time.Time) {
 		}
 		return
 	}
-	w.look(e.pid, true)
+	w.look(e.pid, true, e.exe)
 	w.pending.add(e.pid, now)
 }
 
 // reconcile finds what events did not tell: forks, dlopen, lost events, and processes that are gone.
 func (w *Watcher) reconcile() error {
-	w.judgeRunning()
 	pids, err := allPIDs(w.config.Proc)
 	if err != nil {
 		return err
@@ -177,7 +169,7 @@ func (w *Watcher) reconcile() error {
 	there := make(map[uint32]bool, len(pids))
 	for _, pid := range pids {
 		there[pid] = true
-		w.look(pid, false)
+		w.look(pid, false, FileID{})
 	}
 	for pid, p := range w.processes {
 		if !there[pid] {
