@@ -162,6 +162,9 @@ func (p *Parser) Feed(side parse.Side, data []byte, at time.Duration) error {
 	}
 	if p.strikes >= maxMalformed || (p.strikes > 0 && !p.sound && !p.late) {
 		p.finish()
+		if !p.sound {
+			p.counts = parse.Counts{Malformed: p.counts.Malformed} // nothing was a request
+		}
 		return fmt.Errorf("read %s: %w", [2]string{"request", "response"}[side&1], ErrNotHTTP)
 	}
 	return nil

@@ -46,7 +46,7 @@ func Sniff(side parse.Side, data []byte) parse.Verdict {
 // customMethod wants the rest of the request line as proof.
 func customMethod(data []byte, space int) parse.Verdict {
 	end := bytes.IndexByte(data, '\n')
-	if space == 0 || end < 0 || data[space+1] != '/' && data[space+1] != 'h' {
+	if space == 0 || end < space || data[space+1] != '/' && data[space+1] != 'h' {
 		return parse.No
 	}
 	for _, c := range data[:space] {

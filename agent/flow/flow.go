@@ -1,0 +1,192 @@
+// Package flow turns chunks into streams and gives each stream the parser of its protocol.
+//
+// A stream is two directions of plain bytes. Which one carries requests is decided by content, never by port:
+//
+//	            a buffer begins a message of a protocol
+//	undecided ───────────────────────────────────────────▶ parsed ──Close──▶ gone
+//	    │ │                                                │   ▲
+//	    │ └──no protocol begins like that──▶ muted ◀─switch┘   │ next chunk
+//	    │                                      │     idle, evicted
+//	    └──────────── Close ──▶ gone ◀─Close───┘        ▼      │
+//	                              ◀──────Close────── parked ───┘
+//
+// Offsets tell what is missing: a jump is a gap, and the kernel's count of message heads tells how many messages began
+// in it. Bytes that passed unseen inside a chunk are a gap behind its data. What comes twice is dropped and counted.
+// A close whose final offsets lie beyond what was seen waits a moment for chunks that are still on their way.
+//
+// A parked stream keeps only its offsets and head counts, so that its calls are still counted when it goes on; it is
+// then joined late. A muted stream is remembered so that nothing it says starts a new one.
+//
+// Flow owns the streams and parsers; an exchange is valid until Emit returns. One goroutine uses a Flow. Time is the
+// time in the chunks, and what Tick is told.
+package flow
+
+import (
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/spile/spile/agent/chunk"
+	"github.com/spile/spile/agent/parse"
+)
+
+// Config is what a Flow needs from outside. Zero numbers take the defaults.
+type Config struct {
+	Limits      parse.Limits
+	Emit        func(*Stream, *parse.Exchange)
+	Mute        func(chunk.StreamID) // no more data of this stream is wanted
+	MaxStreams  int                  // with a parser; as many again are remembered without one. 65,536
+	MaxBuffered int                  // bytes that all parsers hold together. 256 MiB
+	Idle        time.Duration        // after which a silent stream is parked. 10 minutes
+}
+
+const (
+	defaultStreams  = 65536
+	defaultBuffered = 256 << 20
+	defaultIdle     = 10 * time.Minute
+
+	// straggle is how long a close waits for chunks that took another way: the kernel has a ring of its own for closes.
+	straggle = 250 * time.Millisecond
+	// undecidedBytes may pass on a stream that was joined late before it is muted: the rest of one large body.
+	undecidedBytes = 64 << 20
+	// heldBytes of one direction wait while too few have come to tell the protocol.
+	heldBytes = 256
+)
+
+// Stream is what is known about the two ends of a stream.
+type Stream struct {
+	ID        chunk.StreamID
+	Conn      chunk.ConnID
+	ConnBirth time.Duration // since boot
+	Local     netip.AddrPort
+	Remote    netip.AddrPort
+	Owner     chunk.Owner
+	Layer     chunk.Layer
+	Protocol  string // the parser's: "http/1", "http/2"
+	Fresh     bool   // seen from its first byte
+	Unbound   bool   // no socket is known
+	Client    bool   // this end sent the requests
+}
+
+// Flow follows streams.
+type Flow struct {
+	cfg      Config
+	streams  map[chunk.StreamID]*stream
+	active   list // with a parser, or undecided; least recently used last
+	parked   list // muted, idle or evicted
+	closing  []*stream
+	buffered int
+	now      time.Duration
+	counts   Counts
+}
+
+// New makes a Flow.
+func New(cfg Config) *Flow {
+	if cfg.Limits == (parse.Limits{}) {
+		cfg.Limits = parse.DefaultLimits()
+	}
+	if cfg.MaxStreams <= 0 {
+		cfg.MaxStreams = defaultStreams
+	}
+	if cfg.MaxBuffered <= 0 {
+		cfg.MaxBuffered = defaultBuffered
+	}
+	if cfg.Idle <= 0 {
+		cfg.Idle = defaultIdle
+	}
+	if cfg.Mute == nil {
+		cfg.Mute = func(chunk.StreamID) {}
+	}
+	return &Flow{cfg: cfg, streams: make(map[chunk.StreamID]*stream)}
+}
+
+// Feed takes the next chunk. It keeps no reference to it.
+func (f *Flow) Feed(c *chunk.Chunk) {
+	f.counts.Chunks++
+	f.expire(c.Time)
+	if c.Kind == chunk.Close {
+		f.close(c)
+		return
+	}
+	if c.Kind != chunk.Data || c.Direction > chunk.Egress {
+		f.counts.Invalid++
+		return
+	}
+	f.counts.Bytes += uint64(len(c.Data))
+	s := f.lookup(c)
+	s.learn(c)
+	if s.muted {
+		f.counts.MutedChunks++
+		s.dir[c.Direction].advance(c)
+		return
+	}
+	f.wake(s)
+	f.data(s, c)
+	if s.closing && s.whole() {
+		f.finish(s)
+	}
+}
+
+// data gives the parser what is new in c, with the gaps before and behind it.
+func (f *Flow) data(s *stream, c *chunk.Chunk) {
+	t := &s.dir[c.Direction]
+	length := max(uint64(c.Length), uint64(len(c.Data)))
+	data := c.Data
+	if c.Offset < t.next {
+		f.counts.Duplicates++
+		seen := t.next - c.Offset
+		if seen >= length {
+			return
+		}
+		data = data[min(seen, uint64(len(data))):]
+	} else if missing := c.Offset - t.next; missing > 0 {
+		f.gap(s, c.Direction, missing, t.headsBefore(c), c.Time)
+	}
+	if len(data) > 0 {
+		f.feed(s, c.Direction, data, c.Time)
+	}
+	if unseen := length - uint64(len(c.Data)); unseen > 0 {
+		var heads uint32
+		if len(c.Data) == 0 && c.Flags.Has(chunk.Head) {
+			heads = 1
+		}
+		f.gap(s, c.Direction, unseen, heads, c.Time)
+	}
+	t.advance(c)
+	f.account(s)
+}
+
+// feed hands data to the parser, or to the sniffer.
+func (f *Flow) feed(s *stream, d chunk.Direction, data []byte, at time.Duration) {
+	if s.parser == nil {
+		f.sniff(s, d, data, at)
+		return
+	}
+	err := s.parser.Feed(s.side(d), data, at)
+	switch {
+	case err == nil:
+		return
+	case errors.Is(err, parse.ErrSwitched):
+		f.counts.Switched++
+	default:
+		f.counts.Abandoned++
+	}
+	f.mute(s)
+}
+
+// gap says that bytes passed unseen.
+func (f *Flow) gap(s *stream, d chunk.Direction, bytes uint64, heads uint32, at time.Duration) {
+	f.counts.Gaps++
+	f.counts.GapBytes += bytes
+	if s.muted {
+		return
+	}
+	if s.parser != nil {
+		s.parser.Gap(s.side(d), bytes, heads, at)
+		return
+	}
+	t := &s.dir[d]
+	t.gapBytes += bytes + uint64(len(t.held))
+	t.gapHeads += heads
+	t.held = nil
+}

@@ -1,0 +1,190 @@
+package flow
+
+import (
+	"bytes"
+	"time"
+
+	"github.com/spile/spile/agent/chunk"
+	"github.com/spile/spile/agent/parse"
+)
+
+// stream is a Stream on its way.
+type stream struct {
+	Stream
+	proto    *protocol
+	index    int // of proto in the table
+	parser   parse.Parser
+	requests chunk.Direction
+	dir      [2]track
+	last     time.Duration // newest chunk
+	passed   uint64        // bytes that told no protocol
+	opened   bool // had a parser
+	muted    bool
+	closing  bool
+	final    chunk.Chunk // the Close, while closing
+	counted  parse.Counts
+	buffered int
+
+	in         *list
+	prev, next *stream
+}
+
+// track is where one direction stands.
+type track struct {
+	next     uint64 // offset of the next byte
+	heads    uint32 // that the kernel counted up to there
+	gapBytes uint64 // lost before the protocol was known
+	gapHeads uint32
+	held     []byte // too few to tell the protocol
+	heldAt   time.Duration
+}
+
+// headsBefore is how many messages began between what was seen and c.
+func (t *track) headsBefore(c *chunk.Chunk) uint32 {
+	before := c.Heads
+	if c.Flags.Has(chunk.Head) && before > 0 {
+		before--
+	}
+	if before <= t.heads {
+		return 0
+	}
+	return before - t.heads
+}
+
+func (t *track) advance(c *chunk.Chunk) {
+	t.next = max(t.next, c.Offset+max(uint64(c.Length), uint64(len(c.Data))))
+	t.heads = max(t.heads, c.Heads)
+}
+
+// side tells what flows in direction d.
+func (s *stream) side(d chunk.Direction) parse.Side {
+	if d == s.requests {
+		return parse.Requests
+	}
+	return parse.Responses
+}
+
+// learn takes what newer chunks know better: a socket may be found after the first bytes.
+func (s *stream) learn(c *chunk.Chunk) {
+	s.last = max(s.last, c.Time)
+	s.Owner, s.Layer = c.Owner, c.Layer
+	if c.Flags.Has(chunk.Unbound) {
+		return
+	}
+	s.Conn, s.ConnBirth, s.Unbound = c.Conn, c.ConnBirth, false
+	if c.Local.IsValid() {
+		s.Local, s.Remote = c.Local, c.Remote
+	}
+}
+
+// sniff looks for the protocol where a buffer begins.
+func (f *Flow) sniff(s *stream, d chunk.Direction, data []byte, at time.Duration) {
+	if s.proto != nil {
+		f.open(s)
+		f.feed(s, d, data, at)
+		return
+	}
+	t := &s.dir[d]
+	first := s.Fresh && t.gapBytes == 0 && t.next == uint64(len(t.held))
+	if len(t.held) == 0 {
+		t.heldAt = at
+	} else {
+		data = append(t.held, data...)
+	}
+	maybe := false
+	for i, p := range protocols() {
+		for _, side := range []parse.Side{parse.Requests, parse.Responses} {
+			switch p.sniff(side, data) {
+			case parse.Yes:
+				f.decide(s, i, d, side, data)
+				return
+			case parse.Maybe:
+				maybe = true
+			}
+		}
+	}
+	if maybe && len(data) <= heldBytes {
+		t.held = bytes.Clone(data)
+		return
+	}
+	t.held = nil
+	t.gapBytes += uint64(len(data))
+	s.passed += uint64(len(data))
+	if first || s.passed > undecidedBytes {
+		f.counts.UnknownProtocol++
+		f.mute(s)
+	}
+}
+
+// decide makes the parser, and tells it what went before.
+func (f *Flow) decide(s *stream, index int, d chunk.Direction, side parse.Side, data []byte) {
+	row := protocols()[index]
+	s.proto, s.index, s.Protocol = &row, index, row.name
+	if s.requests = d; side == parse.Responses {
+		s.requests = 1 - d
+	}
+	s.Client = s.requests == chunk.Egress
+	f.open(s)
+	if !s.Fresh {
+		f.counts.LateJoin++
+	}
+	other := &s.dir[1-d]
+	held := other.held
+	other.held, s.dir[d].held = nil, nil
+	if len(held) > 0 {
+		f.feed(s, 1-d, held, other.heldAt)
+	}
+	if s.parser != nil {
+		f.feed(s, d, data, s.last)
+	}
+}
+
+// open gives s a parser. A stream that had one before goes on as one that was joined late.
+func (f *Flow) open(s *stream) {
+	late := !s.Fresh || s.opened
+	s.opened, s.counted = true, parse.Counts{}
+	s.parser = s.proto.make(f.cfg.Limits, late, func(x *parse.Exchange) {
+		f.counts.Calls++
+		f.cfg.Emit(&s.Stream, x)
+	})
+	for d := range s.dir {
+		t := &s.dir[d]
+		s.parser.Gap(s.side(chunk.Direction(d)), t.gapBytes, t.gapHeads, s.last)
+		t.gapBytes, t.gapHeads = 0, 0
+	}
+}
+
+// account adds what the parser counted since the last time.
+func (f *Flow) account(s *stream) {
+	if s.parser == nil {
+		return
+	}
+	n, old := s.parser.Counts(), s.counted
+	if n != old {
+		s.counted = n
+		f.counts.Unanswered += n.Unanswered - old.Unanswered
+		f.counts.Malformed += n.Malformed - old.Malformed
+		f.lose(s, s.index, n.Lost-old.Lost)
+	}
+	b := s.parser.Buffered()
+	f.buffered += b - s.buffered
+	s.buffered = b
+	for f.buffered > f.cfg.MaxBuffered && f.active.last != nil {
+		f.counts.Evicted++
+		f.park(f.active.last)
+	}
+}
+
+// lose counts calls that can't be told any more. index is of the protocol, -1 where it is unknown.
+func (f *Flow) lose(s *stream, index int, n uint64) {
+	if s.Client {
+		f.counts.LostClient += n
+	} else {
+		f.counts.LostServer += n
+	}
+	if index < 0 {
+		f.counts.LostUnknown += n
+	} else {
+		f.counts.LostBy[index] += n
+	}
+}
