@@ -18,7 +18,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"hash"
 	"strings"
 	"time"
@@ -30,9 +29,6 @@ import (
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
 
-// ErrKey says that a Describer was asked for without a usable key.
-var ErrKey = errors.New("the key of keyed hashes must have at least 16 bytes")
-
 // Config is what all calls of a node share.
 type Config struct {
 	Key      []byte // install key of keyed hashes, at least 16 bytes
@@ -43,21 +39,16 @@ type Config struct {
 // Context is what is known about one exchange beside its bytes.
 type Context struct {
 	BootToUnix  time.Duration // add to a time since boot to get Unix time
-	Conn        Connection
+	Boot        string        // id of the kernel's boot; with the next four it names the stream that carried the exchange
+	NetNS       uint32
+	Conn        uint64 // 0 where no socket is known
+	Stream      uint64
+	Birth       time.Duration // of the connection, since boot
 	Source      *v1.Peer
 	Destination *v1.Peer
 	Client      bool // the watched process is the client
 	TLS         bool
 	PeerUnknown bool
-}
-
-// Connection names the stream that carried the exchange, so that a call has the same id however often it is sent.
-type Connection struct {
-	BootID string // of the kernel
-	NetNS  uint32
-	ID     uint64 // 0 where no socket is known
-	Stream uint64
-	Birth  time.Duration // since boot
 }
 
 // Describer makes Calls of exchanges.
@@ -72,13 +63,17 @@ type Describer struct {
 	unzip  inflater
 }
 
-// New returns a Describer, or ErrKey.
-func New(c Config) (*Describer, error) {
-	if len(c.Key) < 16 {
-		return nil, ErrKey
+// New returns a Describer. Without a key of at least 16 bytes its calls carry no hashes: a hash that anybody can
+// compute would give the value away.
+func New(c Config) *Describer {
+	d := &Describer{config: c}
+	if len(c.Key) >= minKeyBytes {
+		d.mac = hmac.New(sha256.New, c.Key)
 	}
-	return &Describer{config: c, mac: hmac.New(sha256.New, c.Key)}, nil
+	return d
 }
+
+const minKeyBytes = 16
 
 // Describe reduces an exchange to a Call. It returns nil for an exchange that is not one: a head is missing.
 func (d *Describer) Describe(ctx Context, x *parse.Exchange) *v1.Call {
@@ -124,9 +119,9 @@ func (d *Describer) Describe(ctx Context, x *parse.Exchange) *v1.Call {
 // the ids of two agents' lives apart, which count the same connection from 0 again.
 func callID(ctx Context, x *parse.Exchange) string {
 	var b [128]byte
-	out := append(b[:0], ctx.Conn.BootID...)
+	out := append(b[:0], ctx.Boot...)
 	out = append(out, 0)
-	for _, v := range [...]uint64{uint64(ctx.Conn.NetNS), ctx.Conn.ID, ctx.Conn.Stream, uint64(ctx.Conn.Birth), x.Ordinal, uint64(x.Request.Start)} {
+	for _, v := range [...]uint64{uint64(ctx.NetNS), ctx.Conn, ctx.Stream, uint64(ctx.Birth), x.Ordinal, uint64(x.Request.Start)} {
 		out = binary.LittleEndian.AppendUint64(out, v)
 	}
 	sum := sha256.Sum256(out)
@@ -135,6 +130,9 @@ func callID(ctx Context, x *parse.Exchange) string {
 
 // hash is the keyed hash of a value; the domain keeps equal values of different meaning apart.
 func (d *Describer) hash(domain string, parts ...string) string {
+	if d.mac == nil {
+		return ""
+	}
 	d.mac.Reset()
 	d.plain = append(d.plain[:0], domain...)
 	for _, p := range parts {

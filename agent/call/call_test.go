@@ -16,11 +16,7 @@ var testKey = []byte("0123456789abcdef0123456789abcdef")
 
 func describer(t testing.TB) *Describer {
 	t.Helper()
-	d, err := New(Config{Key: testKey, KeyEpoch: 3, Node: "n1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return d
+	return New(Config{Key: testKey, KeyEpoch: 3, Node: "n1"})
 }
 
 // exchange makes one of header lines ("name: value") and bodies.
@@ -63,7 +59,7 @@ func TestDescribe(t *testing.T) {
 	x := exchange("POST", "/users/42/orders?page=2&q=shoes", "host: shop.example\ncontent-type: application/json; charset=utf-8\nx-api-key: 9f86d081884c7d659a2f\naccept: */*",
 		`{"email":"joe@example.com","items":[{"id":1,"price":2.5},{"id":2,"note":null}],"password":"hunter2"}`,
 		200, "content-type: application/json\ncache-control: no-store, max-age=12345", `[{"email":"a@example.com","card":"4111 1111 1111 1111"},{"email":"b@example.com"}]`)
-	c := d.Describe(Context{BootToUnix: time.Hour, TLS: true, Conn: Connection{BootID: "b", ID: 7}}, x)
+	c := d.Describe(Context{BootToUnix: time.Hour, TLS: true, Boot: "b", Conn: 7}, x)
 	if c.Authority != "shop.example:8443" || c.Path != "/users/42/orders" || c.Scheme != "https" || c.StatusCode != 200 || len(c.Id) != 32 {
 		t.Errorf("call = %s", protojson.Format(c))
 	}
@@ -83,7 +79,7 @@ func TestDescribe(t *testing.T) {
 	if c.Auth.GetScheme() != "api_key" || c.Auth.GetLocation() != "header" || c.Auth.GetName() != "x-api-key" || c.Principal == "" {
 		t.Errorf("auth = %v", c.Auth)
 	}
-	if again := d.Describe(Context{BootToUnix: time.Hour, TLS: true, Conn: Connection{BootID: "b", ID: 7}}, x); !proto.Equal(c, again) {
+	if again := d.Describe(Context{BootToUnix: time.Hour, TLS: true, Boot: "b", Conn: 7}, x); !proto.Equal(c, again) {
 		t.Error("describing an exchange twice gives two different calls")
 	}
 	x.Response.HeadComplete = false

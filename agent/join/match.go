@@ -1,0 +1,160 @@
+package join
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	v1 "github.com/spile/spile/proto/spile/v1"
+)
+
+func connectionOf(s Sighting) connection {
+	c := connection{source: unmap(s.Source), destination: unmap(s.Destination)}
+	if c.source.Addr().IsLoopback() || c.destination.Addr().IsLoopback() {
+		c.netns = s.NetNS
+	}
+	return c
+}
+
+// unmap makes an IPv4 address of an IPv4-mapped one: a dual-stack socket at one end sees the latter.
+func unmap(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
+
+func (c connection) known() bool {
+	return c.source.Addr().IsValid() && c.destination.Addr().IsValid() && c.source.Port() != 0 && c.destination.Port() != 0
+}
+
+// uncertain reports whether requests on the call's connection may have passed uncounted.
+func uncertain(c *v1.Call) bool {
+	return slices.Contains(c.Coverage, "late_join") || slices.Contains(c.Coverage, "gap")
+}
+
+func (w *waiting) end(client bool) *[]*entry {
+	if client {
+		return &w.client
+	}
+	return &w.server
+}
+
+// match finds the one sighting at the other end that is the same call as e; nil where there is none, or more than one.
+func (w *waiting) match(e *entry) *entry {
+	var found *entry
+	for _, o := range *w.end(!e.Client) {
+		if !w.same(e, o) {
+			continue
+		}
+		if found != nil {
+			return nil
+		}
+		found = o
+	}
+	if found == nil {
+		return nil
+	}
+	for _, rival := range *w.end(e.Client) {
+		if w.same(rival, found) {
+			return nil
+		}
+	}
+	return found
+}
+
+// same reports whether two sightings of one connection can be one call.
+func (w *waiting) same(a, b *entry) bool {
+	x, y := a.Call, b.Call
+	if x.Method != y.Method || x.StatusCode != y.StatusCode || x.Protocol != y.Protocol || x.Path != y.Path ||
+		x.GetRequest().GetBytes() != y.GetRequest().GetBytes() {
+		return false
+	}
+	if x.Protocol == "http/2" || !w.uncertain {
+		return a.StreamOrdinal == b.StreamOrdinal
+	}
+	if a.Client {
+		return overlaps(a, b)
+	}
+	return overlaps(b, a)
+}
+
+// overlaps reports whether the client's span covers more than half of the server's. The clocks are one, but a hook at
+// the end of a system call tells the time a little late, so that full containment would be too much to ask.
+func overlaps(client, server *entry) bool {
+	from, to := max(client.Start, server.Start), min(client.End, server.End)
+	if server.End == server.Start {
+		return to >= from
+	}
+	return 2*(to-from) > max(server.End-server.Start, time.Duration(0))
+}
+
+// merge emits one call for two sightings. other has waited, e has not.
+func (j *Joiner) merge(e, other *entry) {
+	j.drop(other)
+	client, server := e, other
+	if !e.Client {
+		client, server = other, e
+	}
+	c := server.Call
+	c.Observed = v1.Observed_OBSERVED_BOTH
+	if client.Call.Source != nil {
+		c.Source = client.Call.Source
+	}
+	if c.Destination == nil {
+		c.Destination = client.Call.Destination
+	}
+	if c.Tls == nil {
+		c.Tls = client.Call.Tls
+	}
+	c.Coverage = slices.DeleteFunc(c.Coverage, func(s string) bool { return s == "peer_unknown" })
+	j.counts.Joined++
+	j.config.Emit(c)
+}
+
+// alone emits a sighting that is not waiting.
+func (j *Joiner) alone(e *entry) {
+	j.counts.Alone++
+	if e.Call != nil {
+		j.config.Emit(e.Call)
+	}
+}
+
+// release emits a sighting that waits.
+func (j *Joiner) release(e *entry) {
+	j.drop(e)
+	j.alone(e)
+}
+
+func (j *Joiner) hold(w *waiting, e *entry) {
+	end := w.end(e.Client)
+	*end = append(*end, e)
+	e.prev = j.newest
+	if j.newest != nil {
+		j.newest.next = e
+	} else {
+		j.oldest = e
+	}
+	j.newest = e
+	j.counts.Waiting++
+}
+
+func (j *Joiner) drop(e *entry) {
+	w := j.conns[e.conn]
+	end := w.end(e.Client)
+	if i := slices.Index(*end, e); i >= 0 {
+		*end = slices.Delete(*end, i, i+1)
+	}
+	if len(w.client)+len(w.server) == 0 {
+		delete(j.conns, e.conn)
+	}
+	if e.prev != nil {
+		e.prev.next = e.next
+	} else {
+		j.oldest = e.next
+	}
+	if e.next != nil {
+		e.next.prev = e.prev
+	} else {
+		j.newest = e.prev
+	}
+	e.prev, e.next = nil, nil
+	j.counts.Waiting--
+}
