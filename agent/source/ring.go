@@ -1,0 +1,196 @@
+package source
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/spile/spile/agent/chunk"
+	"github.com/spile/spile/bpf"
+)
+
+// Kind tells the two events of a process apart.
+type Kind uint8
+
+const (
+	Exec Kind = 1 // it replaced its program
+	Exit Kind = 2 // its last thread ended
+)
+
+// Process is one event of a process.
+type Process struct {
+	Kind  Kind
+	TGID  uint32
+	Start time.Duration // since boot: with TGID it names a process for good
+	Exe   bpf.FileID    // as the kernel knows it; zero for Exit
+	Comm  string
+	NetNS uint32
+	Time  time.Duration // since boot
+}
+
+// Reader is the two rings of the kernel: *bpf.Reader.
+type Reader interface {
+	Read(*bpf.Record) error
+	Close() error
+}
+
+// Streams is the kernel's table of TLS streams: *bpf.Objects.
+type Streams interface {
+	// Forget drops the streams without a socket of these processes and returns the ends of those that had data.
+	Forget(tgids map[uint32]struct{}) ([]bpf.Event, error)
+}
+
+// Counts are what passed and what did not.
+type Counts struct {
+	Chunks    uint64
+	Closes    uint64
+	Processes uint64
+	Malformed uint64 // records that do not fit the wire
+}
+
+// Ring reads the kernel's rings.
+type Ring struct {
+	reader    Reader
+	streams   Streams
+	counts    Counts
+	closes    []chunk.Chunk       // of this turn
+	ended     map[uint32]struct{} // processes whose streams are to be forgotten
+	forgotten time.Duration       // when that was last done, since boot
+}
+
+// New returns a Ring on an open reader, which it closes at the end of Run.
+func New(reader Reader, streams Streams) *Ring {
+	return &Ring{reader: reader, streams: streams, ended: map[uint32]struct{}{}}
+}
+
+// Counts returns the totals. Call it from the callbacks of Run, or after Run.
+func (r *Ring) Counts() Counts { return r.counts }
+
+// Run reads until ctx ends, which is no error. It calls onChunk and onProcess for each event and tick with the time
+// since boot at the end of each turn, at least every 10 ms or so. A chunk is valid until its callback returns.
+func (r *Ring) Run(ctx context.Context, onChunk func(*chunk.Chunk), onProcess func(Process), tick func(now time.Duration)) error {
+	stop := context.AfterFunc(ctx, func() { _ = r.reader.Close() })
+	defer stop()
+	var record bpf.Record
+	var c chunk.Chunk
+	for {
+		err := r.reader.Read(&record)
+		switch {
+		case err == nil:
+			r.hand(&record, &c, onChunk, onProcess)
+		case errors.Is(err, bpf.ErrDrained):
+			r.endTurn(onChunk)
+			if err := r.forget(onChunk, sinceBoot()); err != nil {
+				return err
+			}
+			tick(sinceBoot())
+		case errors.Is(err, bpf.ErrMalformed):
+			r.counts.Malformed++
+		case errors.Is(err, os.ErrClosed) && ctx.Err() != nil:
+			r.endTurn(onChunk)
+			return nil
+		default:
+			return fmt.Errorf("read events: %w", err)
+		}
+	}
+}
+
+// hand sorts one record.
+func (r *Ring) hand(record *bpf.Record, c *chunk.Chunk, onChunk func(*chunk.Chunk), onProcess func(Process)) {
+	e := &record.Event
+	switch e.Kind {
+	case bpf.EventData:
+		if e.Layer != uint8(chunk.LayerSocket) && e.Layer != uint8(chunk.LayerTLS) || e.Direction > uint8(chunk.Egress) || e.Captured > e.Length {
+			r.counts.Malformed++
+			return
+		}
+		r.counts.Chunks++
+		fill(c, e, chunk.Data)
+		c.Data = record.Data
+		onChunk(c)
+	case bpf.EventClose:
+		r.closes = append(r.closes, chunk.Chunk{})
+		fill(&r.closes[len(r.closes)-1], e, chunk.Close)
+	case bpf.EventExec, bpf.EventExit:
+		p := Process{Kind: Exec, TGID: e.Tgid, Start: time.Duration(e.Start), Comm: comm(e), NetNS: e.Netns, Time: time.Duration(e.Time)}
+		p.Exe = bpf.FileID{Dev: e.Offset, Ino: e.PeerOffset}
+		if e.Kind == bpf.EventExit {
+			p.Kind, p.Exe = Exit, bpf.FileID{}
+			r.ended[e.Tgid] = struct{}{}
+		} else {
+			// The number may have come back before its old streams were forgotten: they are told apart by start time.
+			delete(r.ended, e.Tgid)
+		}
+		r.counts.Processes++
+		onProcess(p)
+	default:
+		r.counts.Malformed++
+	}
+}
+
+// endTurn hands on the Closes that waited for the data before them.
+func (r *Ring) endTurn(onChunk func(*chunk.Chunk)) {
+	for i := range r.closes {
+		r.counts.Closes++
+		onChunk(&r.closes[i])
+	}
+	r.closes = r.closes[:0]
+}
+
+// forgetAfter is long enough for what an ended process said to have been read.
+const forgetAfter = 2 * time.Second
+
+func (r *Ring) forget(onChunk func(*chunk.Chunk), now time.Duration) error {
+	if len(r.ended) == 0 || now-r.forgotten < forgetAfter {
+		return nil
+	}
+	r.forgotten = now
+	ends, err := r.streams.Forget(r.ended)
+	if err != nil {
+		return fmt.Errorf("forget the streams of ended processes: %w", err)
+	}
+	clear(r.ended)
+	var c chunk.Chunk
+	for i := range ends {
+		fill(&c, &ends[i], chunk.Close)
+		r.counts.Closes++
+		onChunk(&c)
+	}
+	return nil
+}
+
+// fill writes an event into a chunk, but for its bytes.
+func fill(c *chunk.Chunk, e *bpf.Event, kind chunk.Kind) {
+	*c = chunk.Chunk{
+		Kind: kind, Layer: chunk.Layer(e.Layer), Direction: chunk.Direction(e.Direction), Flags: chunk.Flags(e.Flags),
+		Time: time.Duration(e.Time), Stream: chunk.StreamID(e.Stream),
+		Conn: chunk.ConnID(e.Conn), ConnBirth: time.Duration(e.ConnBirth),
+		Offset: e.Offset, PeerOff: e.PeerOffset, Seq: e.Seq, Length: e.Length, Heads: e.Heads, PeerHeads: e.PeerHeads,
+		Owner: chunk.Owner{
+			TGID: e.Tgid, TID: e.Tid, Start: time.Duration(e.Start), NetNS: e.Netns, Cgroup: e.Cgroup, Comm: comm(e),
+		},
+	}
+	if e.Conn != 0 {
+		c.Local = netip.AddrPortFrom(netip.AddrFrom16(e.Local).Unmap(), e.LocalPort)
+		c.Remote = netip.AddrPortFrom(netip.AddrFrom16(e.Remote).Unmap(), e.RemotePort)
+	}
+}
+
+func comm(e *bpf.Event) string {
+	name, _, _ := bytes.Cut(e.Comm[:], []byte{0})
+	return string(name)
+}
+
+// sinceBoot is the kernel's clock of events.
+func sinceBoot() time.Duration {
+	var now unix.Timespec
+	// It cannot fail: CLOCK_BOOTTIME is older than BPF.
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &now)
+	return time.Duration(now.Nano())
+}

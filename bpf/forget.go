@@ -1,0 +1,43 @@
+package bpf
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Forget drops the TLS streams without a socket whose process is among tgids, which have ended. It returns the ends
+// of those that had data, as the kernel would have said them. A stream with a socket ends with that.
+func (o *Objects) Forget(tgids map[uint32]struct{}) ([]Event, error) {
+	var ends []Event
+	var gone []procTlsKey
+	var key procTlsKey
+	var stream procTlsStream
+	entries := o.maps["tls_streams"].Iterate()
+	for entries.Next(&key, &stream) {
+		if _, ended := tgids[key.Tgid]; !ended || stream.Sk != 0 {
+			continue
+		}
+		gone = append(gone, key)
+		s := stream.Plain
+		if s.Seq[0]|s.Seq[1] == 0 {
+			continue
+		}
+		var now unix.Timespec
+		// It cannot fail: CLOCK_BOOTTIME is older than BPF.
+		_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &now)
+		ends = append(ends, Event{
+			Kind: EventClose, Layer: s.Layer, Flags: s.Flags, Time: uint64(now.Nano()), Stream: s.Id,
+			Offset: s.Offset[1], PeerOffset: s.Offset[0], Heads: s.Heads[1], PeerHeads: s.Heads[0],
+			Tgid: s.Tgid, Tid: s.Tid, Start: s.Start, Netns: s.Netns, Cgroup: s.Cgroup, Comm: s.Comm,
+		})
+	}
+	if err := entries.Err(); err != nil {
+		return nil, fmt.Errorf("list TLS streams: %w", err)
+	}
+	for _, key := range gone {
+		// Another end (SSL_free) may have come first.
+		_ = o.maps["tls_streams"].Delete(key)
+	}
+	return ends, nil
+}
