@@ -1,0 +1,284 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	v1 "github.com/spile/spile/proto/spile/v1"
+)
+
+const (
+	defaultLast       = 50
+	defaultLastFollow = 10
+	maxLast           = 10_000
+)
+
+type callsFlags struct {
+	where
+	output
+	follow       bool
+	since, until string
+	last         uint32
+	filter       v1.CallFilter
+	status       string
+	not          []string
+}
+
+func callsVerb(w World) *cobra.Command {
+	f := &callsFlags{}
+	cmd := &cobra.Command{
+		Use: "calls", Short: "Show calls, past and as they happen", Args: cobra.NoArgs,
+		Long: "Show calls, past and as they happen. Without --since, --until or --last: the newest 50.\n" +
+			"A filter may end in *; different filters must all match.",
+		Example: "  spile calls -f                          as they happen\n" +
+			"  spile calls --since 5m --status 5xx     what failed in the last five minutes\n" +
+			"  spile calls --route '/users/*' --not process=curl -o json",
+	}
+	flags := cmd.Flags()
+	f.where.flags(flags, w)
+	f.output.flags(flags)
+	flags.BoolVarP(&f.follow, "follow", "f", false, "go on with new calls")
+	flags.StringVar(&f.since, "since", "", "from this long ago (5m) or this time (RFC 3339) on")
+	flags.StringVar(&f.until, "until", "", "up to this long ago or this time")
+	flags.Uint32VarP(&f.last, "last", "n", 0, "only the newest this many")
+	flags.StringVar(&f.filter.Service, "service", "", "service")
+	flags.StringVar(&f.filter.Method, "method", "", "method")
+	flags.StringVar(&f.filter.Route, "route", "", "route, as the verb endpoints shows it")
+	flags.StringVar(&f.filter.Path, "path", "", "path")
+	flags.StringVar(&f.status, "status", "", "status: 404 or 4xx")
+	flags.StringVar(&f.filter.Protocol, "protocol", "", "protocol: http/1.1, http/2")
+	flags.StringVar(&f.filter.Process, "process", "", "process at either end")
+	flags.StringVar(&f.filter.Principal, "principal", "", "principal (keyed hash)")
+	flags.StringVar(&f.filter.DataClass, "class", "", "data class in request or response: email, card, ...")
+	flags.StringArrayVar(&f.not, "not", nil, "leave out FILTER=VALUE, for example service=metrics*")
+	cmd.RunE = Do(func(ctx context.Context, _ []string) error { return f.run(ctx, w) })
+	return cmd
+}
+
+func (f *callsFlags) run(ctx context.Context, w World) error {
+	asJSON, err := f.json()
+	if err != nil {
+		return err
+	}
+	req, err := f.request(w.Now())
+	if err != nil {
+		return err
+	}
+	c, err := f.dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	stream, err := v1.NewEventsClient(c).GetEvents(c.stream(ctx), req)
+	if err != nil {
+		return c.explain(ctx, err)
+	}
+	table := NewCallTable(w, f.follow)
+	for {
+		res, err := stream.Recv()
+		if err != nil {
+			if !asJSON && (errors.Is(err, io.EOF) || ctx.Err() != nil) {
+				if err := table.Flush(); err != nil {
+					return err
+				}
+			}
+			return c.explain(ctx, err)
+		}
+		switch of := res.GetOf().(type) {
+		case *v1.GetEventsResponse_Lag:
+			fmt.Fprintf(w.Stderr, "spile: %s missed: this reader is too slow; narrow it with filters\n", plural(of.Lag.GetMissed(), "call"))
+		case *v1.GetEventsResponse_Call:
+			if asJSON {
+				err = printLines(w.Stdout, of.Call)
+			} else {
+				err = table.Add(of.Call)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (f *callsFlags) request(now time.Time) (*v1.GetEventsRequest, error) {
+	req := &v1.GetEventsRequest{Follow: f.follow, Last: f.last}
+	var err error
+	if req.Since, err = moment("--since", f.since, now); err != nil {
+		return nil, err
+	}
+	if req.Until, err = moment("--until", f.until, now); err != nil {
+		return nil, err
+	}
+	switch {
+	case f.follow && f.until != "":
+		return nil, Usage("--follow and --until exclude each other")
+	case f.last > maxLast:
+		return nil, Usage("--last %d: at most %d; use --since for more", f.last, maxLast)
+	case f.last == 0 && f.since == "" && f.until == "" && f.follow:
+		req.Last = defaultLastFollow
+	case f.last == 0 && f.since == "" && f.until == "":
+		req.Last = defaultLast
+	}
+	if f.filter.StatusCode, err = statusFilter(f.status); err != nil {
+		return nil, err
+	}
+	req.Allow = []*v1.CallFilter{&f.filter}
+	for _, not := range f.not {
+		deny, err := denied(not)
+		if err != nil {
+			return nil, err
+		}
+		req.Deny = append(req.Deny, deny)
+	}
+	return req, nil
+}
+
+func denied(rule string) (*v1.CallFilter, error) {
+	key, value, _ := strings.Cut(rule, "=")
+	if value == "" {
+		return nil, Usage("--not %q: want FILTER=VALUE, for example service=metrics", rule)
+	}
+	d := &v1.CallFilter{}
+	switch key {
+	case "service":
+		d.Service = value
+	case "method":
+		d.Method = value
+	case "route":
+		d.Route = value
+	case "path":
+		d.Path = value
+	case "protocol":
+		d.Protocol = value
+	case "process":
+		d.Process = value
+	case "principal":
+		d.Principal = value
+	case "class":
+		d.DataClass = value
+	case "status":
+		var err error
+		if d.StatusCode, err = statusFilter(value); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, Usage("--not %q: no filter is called %q", rule, key)
+	}
+	return d, nil
+}
+
+// statusFilter reads "404", "4xx" or "4".
+func statusFilter(s string) (uint32, error) {
+	if s == "" {
+		return 0, nil
+	}
+	digits := strings.TrimSuffix(strings.ToLower(s), "xx")
+	n, err := strconv.ParseUint(digits, 10, 32)
+	if err != nil || !(n >= 100 && n <= 999 && digits == strings.ToLower(s)) && !(n >= 1 && n <= 9) {
+		return 0, Usage("status %q: want a status (404) or a class (4xx)", s)
+	}
+	return uint32(n), nil
+}
+
+// moment reads a duration before now or a time.
+func moment(flag, s string, now time.Time) (*timestamppb.Timestamp, error) {
+	if s == "" {
+		return nil, nil
+	}
+	if d, err := time.ParseDuration(s); err == nil && d >= 0 {
+		return timestamppb.New(now.Add(-d)), nil
+	}
+	if t, err := time.Parse(time.RFC3339, s); err == nil {
+		return timestamppb.New(t), nil
+	}
+	return nil, Usage("%s %q: want a duration (5m, 2h) or a time (2006-01-02T15:04:05Z)", flag, s)
+}
+
+// CallTable prints calls, one line each.
+type CallTable struct{ table *Table }
+
+// NewCallTable makes a table of calls; a live one prints each at once.
+func NewCallTable(w World, live bool) *CallTable {
+	return &CallTable{NewTable(w, live,
+		Column{Head: "TIME", Min: 12}, Column{Head: "SOURCE", Min: 10, Max: 20}, Column{Head: "SERVICE", Min: 16, Max: 32},
+		Column{Head: "METHOD", Min: 6, Max: 8}, Column{Head: "STATUS", Right: true}, Column{Head: "TOOK", Min: 6, Right: true},
+		Column{Head: "BYTES", Min: 6, Right: true}, Column{Head: "TLS", Min: 5, Max: 8}, Column{Head: "SEEN", Min: 6}, Column{Head: "ROUTE"})}
+}
+
+// Add prints one call.
+func (t *CallTable) Add(c *v1.Call) error {
+	status := Cell{"-", Faint}
+	if s := c.GetStatusCode(); s != 0 {
+		status = Cell{strconv.Itoa(int(s)), statusStyle(s)}
+	}
+	bytes := "-"
+	if c.GetResponse() != nil && c.GetResponse().Bytes != nil {
+		bytes = size(c.GetResponse().GetBytes())
+	}
+	return t.table.Add(
+		Cell{c.GetTime().AsTime().Local().Format("15:04:05.000"), Faint},
+		Text(peerName(c.GetSource())), Text(c.GetService()), Text(c.GetMethod()), status,
+		Text(duration(c)), Text(bytes), Text(tlsName(c)), Cell{observedName(c.GetObserved()), Faint},
+		Cell{cmp.Or(c.GetRoute(), c.GetPath()), Bold})
+}
+
+// Flush prints what waits.
+func (t *CallTable) Flush() error { return t.table.Flush() }
+
+func duration(c *v1.Call) string {
+	if c.GetDuration() == nil {
+		return "-"
+	}
+	return took(c.GetDuration().AsDuration())
+}
+
+func peerName(p *v1.Peer) string {
+	switch {
+	case p.GetWorkload() != "":
+		return p.GetWorkload()
+	case p.GetProcess() != "":
+		return p.GetProcess()
+	case p.GetAddress() != "" && p.GetPort() != 0:
+		return net.JoinHostPort(p.GetAddress(), strconv.Itoa(int(p.GetPort())))
+	}
+	return orDash(p.GetAddress())
+}
+
+func tlsName(c *v1.Call) string {
+	switch {
+	case c.GetTls().GetVersion() != "":
+		return c.GetTls().GetVersion()
+	case c.GetScheme() == "https":
+		return "yes"
+	case c.GetScheme() == "http":
+		return "none"
+	}
+	return "-"
+}
+
+func observedName(o v1.Observed) string {
+	if o == v1.Observed_OBSERVED_UNSPECIFIED {
+		return "-"
+	}
+	return strings.ToLower(strings.TrimPrefix(o.String(), "OBSERVED_"))
+}
+
+func statusStyle(s uint32) Style {
+	switch {
+	case s >= 500:
+		return Red
+	case s >= 400:
+		return Yellow
+	}
+	return Green
+}

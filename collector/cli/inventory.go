@@ -1,0 +1,124 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
+
+	v1 "github.com/spile/spile/proto/spile/v1"
+)
+
+const pageSize = 1000
+
+func servicesVerb(w World) *cobra.Command {
+	var at where
+	var out output
+	cmd := &cobra.Command{
+		Use: "services", Short: "List the services that were called", Args: cobra.NoArgs,
+		Example: "  spile services\n  spile services -o json | jq -r .name",
+	}
+	at.flags(cmd.Flags(), w)
+	out.flags(cmd.Flags())
+	cmd.RunE = Do(func(ctx context.Context, _ []string) error {
+		return list(ctx, w, at, out, "no service yet: the first call makes one (spile status says what is watched)",
+			func(ctx context.Context, c *client, token string) ([]*v1.Service, string, error) {
+				res, err := v1.NewInventoryClient(c).ListServices(ctx, &v1.ListServicesRequest{PageSize: pageSize, PageToken: token})
+				return res.GetServices(), res.GetNextPageToken(), err
+			}, func(items []*v1.Service) error { return printServices(w, items) })
+	})
+	return cmd
+}
+
+func endpointsVerb(w World) *cobra.Command {
+	var at where
+	var out output
+	var service string
+	var all bool
+	cmd := &cobra.Command{
+		Use: "endpoints", Short: "List endpoints: service, method and route", Args: cobra.NoArgs,
+		Long: "List endpoints: service, method and route. Paths that were only ever answered \"no such thing\"\n" +
+			"are candidates and shown with --all.",
+		Example: "  spile endpoints --service shop.example\n  spile endpoints -o json | jq -r 'select(.auth.none) | .route'",
+	}
+	at.flags(cmd.Flags(), w)
+	out.flags(cmd.Flags())
+	cmd.Flags().StringVar(&service, "service", "", "only this service")
+	cmd.Flags().BoolVar(&all, "all", false, "candidates too")
+	cmd.RunE = Do(func(ctx context.Context, _ []string) error {
+		return list(ctx, w, at, out, "no endpoint yet (spile status says what is watched; --all shows candidates)",
+			func(ctx context.Context, c *client, token string) ([]*v1.Endpoint, string, error) {
+				res, err := v1.NewInventoryClient(c).ListEndpoints(ctx, &v1.ListEndpointsRequest{
+					Service: service, Candidates: all, PageSize: pageSize, PageToken: token})
+				return res.GetEndpoints(), res.GetNextPageToken(), err
+			}, func(items []*v1.Endpoint) error { return PrintEndpoints(w, items) })
+	})
+	return cmd
+}
+
+// list is what all listing verbs do: ask, then print a table or lines. An empty table says on Stderr why it may be so.
+func list[M proto.Message](ctx context.Context, w World, at where, out output, empty string,
+	ask func(context.Context, *client, string) ([]M, string, error), table func([]M) error) error {
+	asJSON, err := out.json()
+	if err != nil {
+		return err
+	}
+	c, err := at.dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	items, err := pages(ctx, c, func(ctx context.Context, token string) ([]M, string, error) { return ask(ctx, c, token) })
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return printLines(w.Stdout, items...)
+	}
+	if len(items) == 0 {
+		_, err := fmt.Fprintln(w.Stderr, "spile: "+empty)
+		return err
+	}
+	return table(items)
+}
+
+func printServices(w World, items []*v1.Service) error {
+	t := NewTable(w, false, Column{Head: "SERVICE", Max: 48}, Column{Head: "CALLS", Right: true}, Column{Head: "AS CLIENT", Right: true},
+		Column{Head: "ENDPOINTS", Right: true}, Column{Head: "PROTOCOLS"}, Column{Head: "LAST SEEN"}, Column{Head: "PROCESSES", Max: 32}, Column{Head: "DATA"})
+	now := w.Now()
+	for _, s := range items {
+		if err := t.Add(Cell{s.GetName(), Bold}, Text(number(s.GetCalls())), Text(number(s.GetClientCalls())), Text(number(uint64(s.GetEndpoints()))),
+			Text(strings.Join(s.GetProtocols(), " ")), Text(ago(now, s.GetLastSeen())), Text(orDash(strings.Join(s.GetProcesses(), " "))),
+			Cell{orDash(strings.Join(s.GetDataClasses(), " ")), dataStyle(s.GetDataClasses())}); err != nil {
+			return err
+		}
+	}
+	return t.Flush()
+}
+
+// PrintEndpoints prints a table of endpoints.
+func PrintEndpoints(w World, items []*v1.Endpoint) error {
+	t := NewTable(w, false, Column{Head: "SERVICE", Max: 40}, Column{Head: "METHOD"}, Column{Head: "ROUTE", Max: 64}, Column{Head: "CALLS", Right: true},
+		Column{Head: "STATUS", Max: 32}, Column{Head: "AUTH", Max: 32}, Column{Head: "DATA", Max: 24}, Column{Head: "STATE"}, Column{Head: "CALLERS"})
+	for _, e := range items {
+		calls := number(e.GetCalls())
+		if e.GetClientCalls() > 0 {
+			calls += "+" + number(e.GetClientCalls())
+		}
+		if err := t.Add(Text(e.GetService()), Text(e.GetMethod()), Cell{e.GetRoute(), Bold}, Text(calls), Text(tally(e.GetStatuses())),
+			Text(orDash(tally(e.GetAuth()))), Cell{orDash(strings.Join(e.GetDataClasses(), " ")), dataStyle(e.GetDataClasses())},
+			Cell{e.GetState(), Faint}, Text(orDash(strings.Join(e.GetCallers(), " ")))); err != nil {
+			return err
+		}
+	}
+	return t.Flush()
+}
+
+func dataStyle(classes []string) Style {
+	if len(classes) > 0 {
+		return Yellow
+	}
+	return Faint
+}

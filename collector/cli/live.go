@@ -1,0 +1,243 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	v1 "github.com/spile/spile/proto/spile/v1"
+)
+
+const (
+	// liveCallsPerSecond is what a person can follow; the rest is counted.
+	liveCallsPerSecond = 30
+	pollInterval       = time.Second
+	// liveBuffer is how many things may wait for the terminal before readers lag.
+	liveBuffer = 256
+	maxTold    = 10_000
+)
+
+// Live prints what the collector in the data directory sees, as it happens: what is watched, what is not covered and why,
+// findings, and calls up to a rate that can be read. It ends with ctx, or with an error when Stdout is gone.
+type Live struct {
+	world World
+	calls *CallTable
+	// told are the things that are said once.
+	told    map[string]bool
+	second  time.Time
+	shown   int
+	skipped uint64
+}
+
+// Watch shows the collector that answers at socket.
+func Watch(ctx context.Context, w World, socket string) error {
+	at := where{server: "unix:" + socket}
+	c, err := at.dial()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	l := &Live{world: w, calls: NewCallTable(w, true), told: map[string]bool{}}
+	events, failed := make(chan any, liveBuffer), make(chan error, 3)
+	go func() { failed <- followCalls(ctx, c, w.Now(), events) }()
+	go func() { failed <- followFindings(ctx, c, events) }()
+	go func() { failed <- followAgents(ctx, c, events) }()
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case e := <-events:
+			err = l.show(e)
+		case <-tick.C:
+			err = l.summary()
+		case err = <-failed:
+			err = c.explain(ctx, err)
+		case <-ctx.Done():
+			return nil
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func followCalls(ctx context.Context, c *client, from time.Time, out chan<- any) error {
+	stream, err := v1.NewEventsClient(c).GetEvents(ctx, &v1.GetEventsRequest{Follow: true, Since: timestamppb.New(from)})
+	if err != nil {
+		return err
+	}
+	for {
+		res, err := stream.Recv()
+		if err != nil {
+			return ended(err)
+		}
+		if lag := res.GetLag(); lag != nil {
+			if !send(ctx, out, lag) {
+				return nil
+			}
+		} else if !send(ctx, out, res.GetCall()) {
+			return nil
+		}
+	}
+}
+
+func followFindings(ctx context.Context, c *client, out chan<- any) error {
+	stream, err := v1.NewFindingsClient(c).WatchFindings(ctx, &v1.WatchFindingsRequest{})
+	if err != nil {
+		return err
+	}
+	for {
+		f, err := stream.Recv()
+		if err != nil {
+			return ended(err)
+		}
+		if !send(ctx, out, f) {
+			return nil
+		}
+	}
+}
+
+func followAgents(ctx context.Context, c *client, out chan<- any) error {
+	for {
+		bounded, cancel := c.call(ctx)
+		res, err := v1.NewAgentsClient(c).ListAgents(bounded, &v1.ListAgentsRequest{})
+		cancel()
+		if err != nil {
+			return err
+		}
+		for _, a := range res.GetAgents() {
+			if !send(ctx, out, a) {
+				return nil
+			}
+		}
+		select {
+		case <-time.After(pollInterval):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func send(ctx context.Context, out chan<- any, v any) bool {
+	select {
+	case out <- v:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func ended(err error) error {
+	if errors.Is(err, io.EOF) {
+		return errors.New("the collector ended the stream")
+	}
+	return err
+}
+
+func (l *Live) show(e any) error {
+	switch e := e.(type) {
+	case *v1.Call:
+		return l.call(e)
+	case *v1.Lag:
+		l.skipped += e.GetMissed()
+	case *v1.Finding:
+		return l.finding(e)
+	case *v1.Agent:
+		return l.agent(e)
+	}
+	return nil
+}
+
+func (l *Live) call(c *v1.Call) error {
+	if now := l.world.Now(); now.Sub(l.second) >= time.Second {
+		l.second, l.shown = now, 0
+	}
+	if l.shown >= liveCallsPerSecond {
+		l.skipped++
+		return nil
+	}
+	l.shown++
+	return l.calls.Add(c)
+}
+
+// summary says how many calls were not shown one by one.
+func (l *Live) summary() error {
+	if l.skipped == 0 {
+		return nil
+	}
+	n := l.skipped
+	l.skipped = 0
+	return l.note(Faint, "… %s more (spile calls shows all)", plural(n, "call"))
+}
+
+// finding tells a finding when it is new and when its severity changes.
+func (l *Live) finding(f *v1.Finding) error {
+	key := "finding " + f.GetId() + " " + f.GetSeverity() + " " + f.GetState()
+	if !l.first(key) {
+		return nil
+	}
+	scope := ""
+	if f.GetScope() != "" {
+		scope = ", " + f.GetScope()
+	}
+	return l.note(SeverityStyle(f.GetSeverity()), "finding (%s%s) %s: %s: %s %s %s", f.GetSeverity(), scope, f.GetRule(), f.GetTitle(),
+		f.GetService(), f.GetMethod(), f.GetRoute())
+}
+
+// agent tells, once each, what is watched and with which hooks, and what is not covered and why.
+func (l *Live) agent(a *v1.Agent) error {
+	h := a.GetHealth()
+	if h == nil {
+		return nil
+	}
+	lines := []string{"watching " + Targets(h) + " on " + a.GetNode() + " (hooks: " + Rungs(h) + ")"}
+	for _, p := range h.GetProbes() {
+		if p.GetReason() != "" {
+			lines = append(lines, "not seen: "+p.GetLibrary()+" "+p.GetPath()+": "+p.GetReason())
+		}
+	}
+	for _, u := range h.GetUncovered() {
+		// Without its bytes, which change.
+		name := UncoveredName(&v1.Uncovered{Pid: u.GetPid(), Process: u.GetProcess()})
+		lines = append(lines, "not seen: TLS of "+name+": "+u.GetReason())
+	}
+	for _, text := range lines {
+		if !l.first(text) {
+			continue
+		}
+		if err := l.note(Faint, "%s", text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// first tells whether a thing was not said before. What was said is forgotten rather than held without bound.
+func (l *Live) first(key string) bool {
+	if l.told[key] {
+		return false
+	}
+	if len(l.told) >= maxTold {
+		clear(l.told)
+	}
+	l.told[key] = true
+	return true
+}
+
+func (l *Live) note(style Style, format string, args ...any) error {
+	text := "# " + Clean(fmt.Sprintf(format, args...))
+	if l.world.Colour() && style != Plain {
+		text = string(style) + text + reset
+	}
+	_, err := fmt.Fprintln(l.world.Stdout, text)
+	return err
+}

@@ -1,0 +1,153 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	v1 "github.com/spile/spile/proto/spile/v1"
+)
+
+func statusVerb(w World) *cobra.Command {
+	var at where
+	var out output
+	cmd := &cobra.Command{
+		Use: "status", Short: "Say how the collector and its agents are", Args: cobra.NoArgs,
+		Long: "Say how the collector and its agents are: what is watched, what is lost and where, what cannot be\n" +
+			"seen and why. Exits 0 whenever the collector answers.",
+		Example: "  spile status\n  spile status -o json | jq .lag_batches",
+	}
+	at.flags(cmd.Flags(), w)
+	out.flags(cmd.Flags())
+	cmd.RunE = Do(func(ctx context.Context, _ []string) error {
+		asJSON, err := out.json()
+		if err != nil {
+			return err
+		}
+		c, err := at.dial()
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		bounded, cancel := c.call(ctx)
+		defer cancel()
+		client := v1.NewAgentsClient(c)
+		st, err := client.GetStatus(bounded, &v1.GetStatusRequest{})
+		if err != nil {
+			return c.explain(ctx, err)
+		}
+		if asJSON {
+			return printLines(w.Stdout, st)
+		}
+		list, err := client.ListAgents(bounded, &v1.ListAgentsRequest{})
+		if err != nil {
+			return c.explain(ctx, err)
+		}
+		return printStatus(w, c.name, st, list.GetAgents())
+	})
+	return cmd
+}
+
+func printStatus(w World, name string, st *v1.GetStatusResponse, agents []*v1.Agent) error {
+	now := w.Now()
+	t := tabwriter.NewWriter(w.Stdout, 0, 0, 2, ' ', 0)
+	row := func(key, format string, args ...any) {
+		fmt.Fprintf(t, "%s\t%s\n", Clean(key), Clean(fmt.Sprintf(format, args...)))
+	}
+	connected := uint64(0)
+	for _, a := range agents {
+		if a.GetConnected() {
+			connected++
+		}
+	}
+	row("collector", "%s at %s, up %s", orDash(st.GetVersion()), name, short(now.Sub(st.GetStarted().AsTime())))
+	row("agents", "%d of %d connected", connected, len(agents))
+	row("calls", "%d received, %d refused, %s", st.GetCallsReceived(), st.GetCallsRefused(), plural(st.GetDuplicates(), "duplicate batch"))
+	row("inventory", "%s, %s, %s", plural(st.GetServices(), "service"), plural(st.GetEndpoints(), "endpoint"), plural(st.GetFindings(), "finding"))
+	row("journal", "%s, %s", size(st.GetJournalBytes()), lagText(st.GetLagBatches()))
+	for _, line := range stages(st.GetCounts()) {
+		row("  "+line.stage, "%s", line.text)
+	}
+	for _, a := range agents {
+		h := a.GetHealth()
+		state := "connected"
+		if !a.GetConnected() {
+			state = "away"
+		}
+		row("", "")
+		row("agent "+a.GetNode(), "%s, last seen %s, %s, clock %+.1fs%s", state, ago(now, a.GetLastSeen()),
+			plural(a.GetCalls(), "call"), a.GetSkewSeconds(), skewNote(a.GetSkewSeconds()))
+		row("  watching", "%s", Targets(h))
+		row("  hooks", "%s", Rungs(h))
+		row("  probes", "%d of %d attached", attached(h), len(h.GetProbes()))
+		for _, line := range stages(h.GetCounts()) {
+			row("  "+line.stage, "%s", line.text)
+		}
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	return printTrouble(w, agents)
+}
+
+func lagText(batches uint64) string {
+	if batches == 0 {
+		return "the inventory is up to date"
+	}
+	return "the inventory is " + plural(batches, "batch") + " behind"
+}
+
+func skewNote(seconds float64) string {
+	if seconds > maxSkewSeconds || seconds < -maxSkewSeconds {
+		return " (wrong: set its clock)"
+	}
+	return ""
+}
+
+// stageLine is all counts of one stage in a line: what was seen first, then what was lost and why.
+type stageLine struct{ stage, text string }
+
+func stages(counts []*v1.Count) []stageLine {
+	var order []string
+	seen, lost := map[string][]string{}, map[string][]string{}
+	counts = slices.Clone(counts)
+	slices.SortStableFunc(counts, func(a, b *v1.Count) int { return cmp.Compare(a.GetName(), b.GetName()) })
+	for _, c := range counts {
+		s := c.GetStage()
+		if !slices.Contains(order, s) {
+			order = append(order, s)
+		}
+		switch text := fmt.Sprintf("%s %d", c.GetName(), c.GetValue()); {
+		case !c.GetLost():
+			seen[s] = append(seen[s], text)
+		case c.GetValue() > 0:
+			lost[s] = append(lost[s], text)
+		}
+	}
+	slices.SortStableFunc(order, func(a, b string) int { return cmp.Compare(stageRank(a), stageRank(b)) })
+	var out []stageLine
+	for _, s := range order {
+		text := orDash(strings.Join(seen[s], ", ")) + "; lost: "
+		if len(lost[s]) == 0 {
+			text += "none"
+		} else {
+			text += strings.Join(lost[s], ", ")
+		}
+		out = append(out, stageLine{s, text})
+	}
+	return out
+}
+
+// stageRank orders stages as a call passes them; what is not known comes last.
+func stageRank(stage string) int {
+	line := []string{"kernel", "source", "flow", "parse", "call", "origin", "join", "ship", "intake", "journal", "inventory", "detect", "siem"}
+	if i := slices.Index(line, stage); i >= 0 {
+		return i
+	}
+	return len(line)
+}
