@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/spile/spile/bpf"
 )
 
 // Verdict says whether an executable matches the included and the excluded patterns.
@@ -42,17 +44,17 @@ func anyMatch(patterns []string, exe string) bool {
 }
 
 // exeOf reads which program a process runs, as the kernel names it and as people do.
-func exeOf(proc string, pid uint32) (id FileID, exact bool, path string, err error) {
+func exeOf(proc string, pid uint32) (id bpf.FileID, exact bool, path string, err error) {
 	link := procPath(proc, pid, "exe")
 	f, err := os.Open(link)
 	if err != nil {
-		return FileID{}, false, "", fmt.Errorf("open the executable of process %d: %w", pid, reword(err))
+		return bpf.FileID{}, false, "", fmt.Errorf("open the executable of process %d: %w", pid, reword(err))
 	}
 	defer f.Close()
 	// The path of the open file, not of the link: the process may have run another program meanwhile.
 	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(f.Fd())))
 	if err != nil {
-		return FileID{}, false, "", fmt.Errorf("read the path of the executable of process %d: %w", pid, err)
+		return bpf.FileID{}, false, "", fmt.Errorf("read the path of the executable of process %d: %w", pid, err)
 	}
 	id, exact, err = kernelID(proc, pid, f)
 	return id, exact, strings.TrimSuffix(name, " (deleted)"), err
@@ -62,7 +64,7 @@ func exeOf(proc string, pid uint32) (id FileID, exact bool, path string, err err
 // runs. It also follows links: a process is judged by the path in /proc/PID/exe, where /usr/bin/python3 is never seen.
 func (s *Selection) expand() {
 	s.links = map[string]Verdict{}
-	s.installed = map[FileID]Verdict{}
+	s.installed = map[bpf.FileID]Verdict{}
 	var files []string
 	add := func(patterns []string, v Verdict) {
 		for _, name := range globExes(patterns) {
@@ -103,10 +105,10 @@ func globExes(patterns []string) []string {
 	return names
 }
 
-func identify(name string) (FileID, error) {
+func identify(name string) (bpf.FileID, error) {
 	f, err := openRegular(unix.AT_FDCWD, name, 0)
 	if err != nil {
-		return FileID{}, err
+		return bpf.FileID{}, err
 	}
 	defer f.Close()
 	id, _, err := kernelID("/proc", uint32(os.Getpid()), f)

@@ -1,10 +1,12 @@
 package target
 
+import "github.com/spile/spile/bpf"
+
 // maxVerdicts bounds the memory of what the kernel was told; beyond it everything is told again.
 const maxVerdicts = 16384
 
 // judge tells the kernel whether it may watch the program of a process. Until then the kernel does not.
-func (w *Watcher) judge(p *watched, kernel FileID) {
+func (w *Watcher) judge(p *watched, kernel bpf.FileID) {
 	id, exact, path, err := exeOf(w.config.Proc, p.PID)
 	if err != nil {
 		return // a kernel thread, or gone
@@ -18,7 +20,7 @@ func (w *Watcher) judge(p *watched, kernel FileID) {
 }
 
 // tell hands a verdict to the kernel, once.
-func (w *Watcher) tell(id FileID, v Verdict) {
+func (w *Watcher) tell(id bpf.FileID, v Verdict) {
 	old, told := w.verdicts[id]
 	if told && old == v {
 		return

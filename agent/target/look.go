@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/spile/spile/bpf"
 )
 
 // watched is what the Watcher knows about one process.
@@ -15,9 +17,9 @@ type watched struct {
 	parent uint32
 	exe    Verdict
 	judged bool
-	space  []byte              // /proc/PID/statm at the last look: mapping a library changes it
-	looks  int                 // since the address space was last read
-	files  map[FileID]Identity // as mapped → as handed on
+	space  []byte                  // /proc/PID/statm at the last look: mapping a library changes it
+	looks  int                     // since the address space was last read
+	files  map[bpf.FileID]Identity // as mapped → as handed on
 }
 
 // rereadAfter is how many unchanged looks are trusted before the address space is read anyway.
@@ -25,7 +27,7 @@ const rereadAfter = 10
 
 // look reads one process, and hands on what is new about it. fresh says that its image has just been replaced, and
 // kernel is how the kernel names it then; zero = unknown.
-func (w *Watcher) look(pid uint32, fresh bool, kernel FileID) {
+func (w *Watcher) look(pid uint32, fresh bool, kernel bpf.FileID) {
 	if pid == w.self {
 		return
 	}
@@ -42,7 +44,7 @@ func (w *Watcher) look(pid uint32, fresh bool, kernel FileID) {
 		ok = false
 	}
 	if !ok {
-		p = &watched{Process: key, files: map[FileID]Identity{}}
+		p = &watched{Process: key, files: map[bpf.FileID]Identity{}}
 		w.processes[pid] = p
 	}
 	p.parent = parent
@@ -96,7 +98,7 @@ func (w *Watcher) read(p *watched) error {
 	if err != nil {
 		return err
 	}
-	mapped := map[FileID]bool{}
+	mapped := map[bpf.FileID]bool{}
 	for _, m := range mappings {
 		for _, lib := range w.config.Libraries {
 			if !lib.matches(m.path) {

@@ -10,13 +10,9 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-)
 
-// FileID is a file as the kernel's own structures name it: device of the superblock (MAJOR<<20 | MINOR) and inode.
-// The fields are those of bpf.FileID, so that one converts to the other.
-type FileID struct {
-	Dev, Ino uint64
-}
+	"github.com/spile/spile/bpf"
+)
 
 // Identity is one real file. A probe sits on the inode, so this is what "attach once" is about.
 //
@@ -82,7 +78,7 @@ func openRegular(dir int, path string, resolve uint64) (*os.File, error) {
 	return os.OpenFile("/proc/self/fd/"+strconv.Itoa(fd), os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 }
 
-func verify(proc string, pid uint32, f *os.File, want FileID) error {
+func verify(proc string, pid uint32, f *os.File, want bpf.FileID) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return err
@@ -115,12 +111,12 @@ func onOverlay(f *os.File) bool {
 
 // kernelID asks which superblock and inode the kernel's struct file has. The mount may be one that only process pid
 // sees, so its mount table is the one to ask. exact is false where that table does not show the mount.
-func kernelID(proc string, pid uint32, f *os.File) (id FileID, exact bool, err error) {
+func kernelID(proc string, pid uint32, f *os.File) (id bpf.FileID, exact bool, err error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return FileID{}, false, fmt.Errorf("stat %s: %w", f.Name(), err)
+		return bpf.FileID{}, false, fmt.Errorf("stat %s: %w", f.Name(), err)
 	}
-	id = FileID{Dev: shownDevice(st.Dev), Ino: st.Ino}
+	id = bpf.FileID{Dev: shownDevice(st.Dev), Ino: st.Ino}
 	info, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(int(f.Fd())))
 	if err != nil {
 		return id, false, fmt.Errorf("read fdinfo of %s: %w", f.Name(), err)

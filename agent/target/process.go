@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/spile/spile/bpf"
 )
 
 // Process names a process for good: its id, and its start in clock ticks since boot.
@@ -109,7 +111,7 @@ func families(proc string, roots []uint32) ([]uint32, error) {
 // mapping is an executable file-backed line of /proc/PID/maps.
 type mapping struct {
 	span    string // "start-end" as map_files names it
-	id      FileID
+	id      bpf.FileID
 	path    string
 	deleted bool
 }
@@ -121,7 +123,7 @@ const maxMapLines = 1 << 17
 func readMappings(r io.Reader) ([]mapping, error) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, 8<<10), 64<<10)
-	seen := map[FileID]bool{}
+	seen := map[bpf.FileID]bool{}
 	var found []mapping
 	for n := 0; n < maxMapLines && lines.Scan(); n++ {
 		m, ok := parseMapping(lines.Text())
@@ -150,7 +152,7 @@ func parseMapping(line string) (mapping, bool) {
 	if !ok || errors.Join(err1, err2, err3) != nil || ino == 0 || !strings.HasPrefix(path, "/") {
 		return mapping{}, false
 	}
-	m := mapping{span: span, id: FileID{Dev: ma<<20 | mi, Ino: ino}}
+	m := mapping{span: span, id: bpf.FileID{Dev: ma<<20 | mi, Ino: ino}}
 	path, m.deleted = strings.CutSuffix(path, " (deleted)")
 	m.path = unescape(path)
 	return m, true

@@ -10,29 +10,21 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-)
 
-// Rules are Terms as the kernel compares them. The fields are those of bpf.Rules, so that one converts to the other.
-type Rules struct {
-	NetNS     []uint32 // inodes
-	CgroupFDs []int    // of cgroup v2 directories, open as long as the Selection
-	Exe       bool     // executables are judged by verdict
-	PIDs      []uint32 // with the children that existed when the Selection was opened
-	Ports     []uint16
-}
+	"github.com/spile/spile/bpf"
+)
 
 // Selection is a Spec looked up on this host. It holds what it names, so that no inode can be used again meanwhile.
 type Selection struct {
-	Include Rules
-	Exclude Rules
+	bpf.Selector
 
 	spec    Spec
 	proc    string
 	cgroups map[string]string // cgroup value → path as /proc/PID/cgroup spells it
 	held    []*os.File
 
-	links     map[string]Verdict // programs that a pattern reaches through a link
-	installed map[FileID]Verdict // programs that the patterns name in this mount namespace
+	links     map[string]Verdict     // programs that a pattern reaches through a link
+	installed map[bpf.FileID]Verdict // programs that the patterns name in this mount namespace
 }
 
 // Open looks the spec up. proc is where procfs is mounted, normally "/proc".
@@ -40,7 +32,7 @@ func (s Spec) Open(proc string) (*Selection, error) {
 	sel := &Selection{spec: s, proc: proc, cgroups: map[string]string{}}
 	for _, part := range []struct {
 		terms Terms
-		rules *Rules
+		rules *bpf.Rules
 	}{{s.Include, &sel.Include}, {s.Exclude, &sel.Exclude}} {
 		if err := sel.lookUp(part.terms, part.rules); err != nil {
 			sel.Close()
@@ -63,7 +55,7 @@ func (s *Selection) Close() error {
 	return errors.Join(errs...)
 }
 
-func (s *Selection) lookUp(t Terms, r *Rules) error {
+func (s *Selection) lookUp(t Terms, r *bpf.Rules) error {
 	for _, value := range t.NetNS {
 		inode, err := s.openNetNS(value)
 		if err != nil {

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"time"
+
+	"github.com/spile/spile/bpf"
 )
 
 // File is a file that carries probe sites: all that attaching needs.
@@ -36,7 +38,7 @@ type Config struct {
 	Cache     *Cache
 	Libraries []Library
 	// SetExe tells the kernel the verdict on an executable. Needed where the Selection judges executables.
-	SetExe func(id FileID, include, exclude bool) error
+	SetExe func(id bpf.FileID, include, exclude bool) error
 	// Reconcile is the time between two looks at all processes, at least a few seconds.
 	Reconcile time.Duration
 }
@@ -61,15 +63,15 @@ type Watcher struct {
 	self      uint32
 	events    chan lifeEvent
 	processes map[uint32]*watched
-	verdicts  map[FileID]Verdict
+	verdicts  map[bpf.FileID]Verdict
 	pending   agenda
 	counts    counters
 }
 
 type lifeEvent struct {
 	pid   uint32
-	exe   FileID // execs only
-	start uint64 // ticks; exits only
+	exe   bpf.FileID // execs only
+	start uint64     // ticks; exits only
 	exit  bool
 }
 
@@ -80,7 +82,7 @@ const eventQueue = 4096
 func NewWatcher(c Config) *Watcher {
 	return &Watcher{
 		config: c, self: uint32(os.Getpid()), events: make(chan lifeEvent, eventQueue),
-		processes: map[uint32]*watched{}, verdicts: map[FileID]Verdict{},
+		processes: map[uint32]*watched{}, verdicts: map[bpf.FileID]Verdict{},
 	}
 }
 
@@ -91,7 +93,7 @@ func (w *Watcher) Stats() Stats {
 }
 
 // Exec says that a process has a new image, which the kernel names exe (zero = unknown). It never waits.
-func (w *Watcher) Exec(pid uint32, exe FileID) {
+func (w *Watcher) Exec(pid uint32, exe bpf.FileID) {
 	w.counts.execs.Add(1)
 	w.queue(lifeEvent{pid: pid, exe: exe})
 }
@@ -139,7 +141,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 			w.take(e, time.Now())
 		case <-due.C:
 			for _, pid := range w.pending.due(time.Now()) {
-				w.look(pid, false, FileID{})
+				w.look(pid, false, bpf.FileID{})
 			}
 		case <-reconcile.C:
 			if err := w.reconcile(); err != nil {
@@ -169,7 +171,7 @@ func (w *Watcher) reconcile() error {
 	there := make(map[uint32]bool, len(pids))
 	for _, pid := range pids {
 		there[pid] = true
-		w.look(pid, false, FileID{})
+		w.look(pid, false, bpf.FileID{})
 	}
 	for pid, p := range w.processes {
 		if !there[pid] {
