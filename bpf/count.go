@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -65,7 +66,8 @@ func (o *Objects) Uncovered() (map[uint32]uint64, error) {
 	for entries.Next(&tgid, &bytes) {
 		totals[tgid] = bytes
 	}
-	if err := entries.Err(); err != nil {
+	// Processes that end meanwhile may cut an iteration short.
+	if err := entries.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
 		return nil, fmt.Errorf("read uncovered bytes: %w", err)
 	}
 	return totals, nil

@@ -47,7 +47,8 @@ type procConn struct {
 	Fresh        uint8
 	Tracked      uint8
 	Ended        uint8
-	Pad          [4]uint8
+	Covered      uint8
+	Pad          [3]uint8
 }
 
 type procCount uint32

@@ -200,10 +200,13 @@ static __always_inline void count_uncovered(struct conn *c, __u32 tgid, __u64 n)
 static __always_inline void tls_bytes(struct conn *c, struct tls_call *call, __u64 pid_tgid, struct sock *sk, __u32 n)
 {
 	count(COUNT_TLS_BYTES, n);
-	if (call)
+	if (call) {
+		if (call->kind != CALL_HANDSHAKE)
+			c->covered = 1;
 		bind(call, pid_tgid, sk, c);
-	else if (!c->tls.ssl)
+	} else if (!c->covered) { /* a server that buffers what it writes sends outside the calls */
 		count_uncovered(c, pid_tgid >> 32, n);
+	}
 }
 
 /*

@@ -46,7 +46,7 @@ enum conn_state {
 struct conn {
 	struct stream plain;
 	struct tls_key tls; /* the stream inside, once bound */
-	__u64 uncovered;    /* ciphertext bytes before the first binding */
+	__u64 uncovered;    /* ciphertext bytes that no TLS call explained */
 	__u32 next_seq[2];  /* TCP sequence number after the last byte seen, per direction */
 	__u32 sniffed;      /* buffers looked at while CONN_UNKNOWN */
 	__u32 sniffed_bytes;
@@ -54,7 +54,8 @@ struct conn {
 	__u8 fresh;         /* seen from ESTABLISHED */
 	__u8 tracked;       /* bit per direction: next_seq is valid */
 	__u8 ended;         /* TCP_CLOSE was seen; the socket may live on */
-	__u8 pad[4];
+	__u8 covered;       /* a read or write of the TLS library moved ciphertext; a handshake alone shows no plain byte */
+	__u8 pad[3];
 };
 
 struct tls_stream {
