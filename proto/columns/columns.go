@@ -8,9 +8,9 @@
 //	[]*v1.Call ──Check──▶ dictionaries + indexes (v1.Columns) ──zstd──▶ payload
 //	[]*v1.Call ◀─checked indexes── v1.Columns ◀─at most MaxBytes─zstd── payload
 //
-// The payload is three zstd frames, each a partial v1.Columns (protobuf messages merge when
-// concatenated): text, numbers, and random bytes (ids, hashes). Entropy tables are per frame, so
-// the random bytes do not flatten the codes of the text.
+// The payload is four zstd frames, each a partial v1.Columns (protobuf messages merge when
+// concatenated): text, indexes, wide numbers, and random bytes (ids, hashes). Entropy tables are per
+// frame, so that random bytes do not flatten the codes of the rest.
 //
 // Nothing is lost in between: Decode(Encode(calls)) equals calls field by field. What the columns
 // cannot hold (no time, an id that is not 16 bytes of hex, invalid UTF-8) is refused by Check and

@@ -29,7 +29,7 @@ func NewDecoder() (*Decoder, error) {
 }
 
 // Decode restores the calls of a payload. Calls of one batch may share messages that are equal in
-// all of them (destination, tls, signatures, lists and maps of contents): treat these as read-only
+// all of them (destination, tls, jwt, signatures, coverage, lists and maps of contents): treat these as read-only
 // or clone them.
 func (d *Decoder) Decode(payload []byte) ([]*v1.Call, error) {
 	raw, err := d.zstd.DecodeAll(payload, d.raw[:0])
@@ -40,6 +40,9 @@ func (d *Decoder) Decode(payload []byte) ([]*v1.Call, error) {
 		d.raw = raw // One huge batch must not pin its buffer.
 	}
 	if len(raw) > MaxBytes {
+		return nil, ErrTooLarge
+	}
+	if tags(raw, 0, maxTags) > maxTags {
 		return nil, ErrTooLarge
 	}
 	var col v1.Columns
@@ -103,6 +106,7 @@ func (r *reader) open() error {
 	if err := r.lengths(); err != nil {
 		return err
 	}
+	restore(col)
 	r.coverage = map[uint32][]string{}
 	return r.dictionaries()
 }
@@ -169,8 +173,12 @@ func unmarshalAll[M proto.Message](list [][]byte, make func() M) ([]M, error) {
 	if len(list) > maxEntries {
 		return nil, ErrTooLarge
 	}
-	out := []M(nil)
+	out, left := []M(nil), maxTags
 	for _, b := range list {
+		// Depth 1 sees the lists inside Jwt; text that looks like fields only counts as more.
+		if left -= 1 + tags(b, 1, left); left < 0 {
+			return nil, ErrTooLarge
+		}
 		m := make()
 		if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(b, m); err != nil {
 			return nil, fmt.Errorf("%w: dictionary: %w", ErrMalformed, err)

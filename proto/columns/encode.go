@@ -24,6 +24,7 @@ type Encoder struct {
 	tlss    dictionary
 	content dictionary
 	sigs    dictionary
+	last    map[uint32]uint32
 	scratch []byte
 	raw     []byte
 	nanos   []int64
@@ -33,11 +34,11 @@ type Encoder struct {
 // NewEncoder makes an encoder that compresses on the calling goroutine.
 func NewEncoder() (*Encoder, error) {
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault),
-		zstd.WithEncoderCRC(false), zstd.WithWindowSize(1<<20), zstd.WithLowerEncoderMem(true))
+		zstd.WithEncoderCRC(false), zstd.WithAllLitEntropyCompression(true), zstd.WithWindowSize(1<<20), zstd.WithLowerEncoderMem(true))
 	if err != nil {
 		return nil, err
 	}
-	return &Encoder{zstd: z, strings: map[string]uint32{}, hashes: map[[hashBytes]byte]uint32{},
+	return &Encoder{zstd: z, last: map[uint32]uint32{}, strings: map[string]uint32{}, hashes: map[[hashBytes]byte]uint32{},
 		peers: dictionary{index: map[string]uint32{}}, auths: dictionary{index: map[string]uint32{}},
 		tlss: dictionary{index: map[string]uint32{}}, content: dictionary{index: map[string]uint32{}},
 		sigs: dictionary{index: map[string]uint32{}}}, nil
@@ -254,21 +255,22 @@ func (e *Encoder) finish(dst []byte, count int) ([]byte, error) {
 			}
 		}
 	}
+	predict(col, e.last)
 	e.units()
 	text := &v1.Columns{Version: version, Count: uint32(count), TimeUnit: col.TimeUnit, Strings: col.Strings,
 		Peers: e.peers.entries, Auths: e.auths.entries, Tlss: e.tlss.entries, Contents: e.content.entries,
 		SignatureSets: e.sigs.entries}
 	random := &v1.Columns{Ids: col.Ids, Hashes: col.Hashes}
-	numbers := &v1.Columns{Times: col.Times, Durations: col.Durations, RequestBytes: col.RequestBytes, ResponseBytes: col.ResponseBytes,
-		Nodes: col.Nodes, Protocols: col.Protocols, Schemes: col.Schemes, Methods: col.Methods, Authorities: col.Authorities,
-		PathSegments: col.PathSegments, Routes: col.Routes, Services: col.Services, Principals: col.Principals,
-		Sessions: col.Sessions, Coverages: col.Coverages, Credentials: col.Credentials, FieldHashes: col.FieldHashes,
+	spread := &v1.Columns{Times: col.Times, Durations: col.Durations, RequestBytes: col.RequestBytes,
+		ResponseBytes: col.ResponseBytes, SourcePorts: col.SourcePorts, Principals: col.Principals}
+	skewed := &v1.Columns{Nodes: col.Nodes, Protocols: col.Protocols, Schemes: col.Schemes, Methods: col.Methods, Authorities: col.Authorities,
+		PathSegments: col.PathSegments, Routes: col.Routes, Services: col.Services, Sessions: col.Sessions, Coverages: col.Coverages, Credentials: col.Credentials, FieldHashes: col.FieldHashes,
 		Observed: col.Observed, PathLengths: col.PathLengths, Statuses: col.Statuses, Sources: col.Sources,
-		SourcePorts: col.SourcePorts, Destinations: col.Destinations, KeyEpochs: col.KeyEpochs, Auth: col.Auth, Tls: col.Tls,
+		Destinations: col.Destinations, KeyEpochs: col.KeyEpochs, Auth: col.Auth, Tls: col.Tls,
 		Requests: col.Requests, Responses: col.Responses, Signatures: col.Signatures, RequestRecords: col.RequestRecords,
 		ResponseRecords: col.ResponseRecords, FieldLengths: col.FieldLengths, FieldCounts: col.FieldCounts}
 	out, total := dst, 0
-	for _, part := range []*v1.Columns{text, numbers, random} {
+	for _, part := range []*v1.Columns{text, skewed, spread, random} {
 		raw, err := proto.MarshalOptions{}.MarshalAppend(e.raw[:0], part)
 		if err != nil {
 			return dst, err

@@ -262,7 +262,7 @@ func parseDuration(text string) (seconds int64, nanos int32, err error) {
 	bad := wrong("want a duration such as 0.002100s, not %.40q", text)
 	number, ok := strings.CutSuffix(text, "s")
 	number, negative := strings.CutPrefix(number, "-")
-	if !ok || !isNumber(number) || strings.ContainsAny(number, "eE") {
+	if !ok || !isNumber(number) || strings.ContainsAny(number, "eE-") {
 		return 0, 0, bad
 	}
 	whole, decimals, _ := strings.Cut(number, ".")
