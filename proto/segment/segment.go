@@ -144,6 +144,9 @@ func classify(b []byte) Kind {
 	if len(b) == 0 {
 		return Empty
 	}
+	if len(b) == 36 && isUUID(b) {
+		return UUID
+	}
 	s := survey(b)
 	if s.digits == len(b) {
 		return digitsOnly(b)
@@ -184,8 +187,6 @@ func digitsOnly(b []byte) Kind {
 // exact knows the shapes that are identifiers in full, however random they look.
 func exact(b []byte, s *facts) Kind {
 	switch {
-	case len(b) == 36 && isUUID(b):
-		return UUID
 	case len(b) == 26 && isULID(b):
 		return ULID
 	case len(b) == 24 && isObjectID(b, s):
@@ -226,7 +227,7 @@ func rest(b []byte, s *facts) Kind {
 		return Hex
 	case isPrefixed(b):
 		return Prefixed
-	case s.alnum() == len(b)-s.dashes && (s.digits >= 2 && s.switches >= 3 || s.digits >= 4 && s.peak >= 6):
+	case s.alnum() == len(b)-s.dashes && (s.digits >= 2 && s.switches >= 3 || s.digits >= 4 && s.peak >= 24):
 		return ID
 	}
 	return Word

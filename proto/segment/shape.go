@@ -203,7 +203,7 @@ func isPrefixed(b []byte) bool {
 	if i == 0 || i > 8 || i == len(b) || classes[b[i]] != dash {
 		return false
 	}
-	digits, letters := 0, 0
+	digits, letters, dashes := 0, 0, 0
 	for _, c := range b[i+1:] {
 		switch classes[c] {
 		case digit:
@@ -211,12 +211,13 @@ func isPrefixed(b []byte) bool {
 		case lower, upper:
 			letters++
 		case dash:
-			if letters > 0 {
-				return false
-			}
+			dashes++
 		default:
 			return false
 		}
+	}
+	if letters > 0 && dashes > 0 {
+		return false
 	}
 	return digits >= 3 || digits >= 1 && letters >= 5 && digits+letters >= 8
 }
