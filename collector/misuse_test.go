@@ -1,0 +1,163 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func write(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// TestMistakesAreOneClearLine makes the mistakes that people make and expects what to do about them, and the code.
+func TestMistakesAreOneClearLine(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	file := write(t, "file", "x")
+	free := []string{"--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--agents-listen", "127.0.0.1:0"}
+	with := func(args ...string) []string {
+		return append(append([]string{"collector", "--data", t.TempDir()}, free...), args...)
+	}
+	gone := t.TempDir()
+	for _, c := range []struct {
+		name string
+		args []string
+		env  []string
+		code int
+		says []string
+	}{
+		{"unknown verb", []string{"observe"}, nil, 2, []string{"observe", "--help"}},
+		{"unknown flag", []string{"calls", "--folow"}, nil, 2, []string{"folow", "spile calls --help"}},
+		{"argument too many", []string{"status", "now"}, nil, 2, []string{"now"}},
+		{"format", []string{"calls", "-o", "xml"}, nil, 2, []string{"xml", "json"}},
+		{"since", []string{"calls", "--since", "yesterday"}, nil, 2, []string{"--since", "5m"}},
+		{"status filter", []string{"calls", "--status", "20"}, nil, 2, []string{"404"}},
+		{"not", []string{"calls", "--not", "color=red"}, nil, 2, []string{"color"}},
+		{"follow until", []string{"calls", "-f", "--until", "1m"}, nil, 2, []string{"--follow"}},
+		{"no file", []string{"replay"}, nil, 2, []string{"replay"}},
+		{"two outputs", []string{"replay", "x", "--calls", "--endpoints"}, nil, 2, []string{"calls", "endpoints"}},
+		{"server form", []string{"status", "--server", "nowhere"}, nil, 2, []string{"HOST:PORT"}},
+		{"server afar in clear", []string{"status", "--server", "192.0.2.1:7740"}, nil, 2, []string{"--ca"}},
+		{"no collector", []string{"status", "--data", gone}, nil, 3, []string{gone, "spile up"}},
+		{"nobody at a port", []string{"status", "--server", closed(t)}, nil, 3, []string{"spile up"}},
+		{"unknown key", with("--config", write(t, "a.yaml", "lissten: x\n")), nil, 2, []string{"a.yaml:1", "lissten"}},
+		{"not YAML", with("--config", write(t, "b.yaml", "a: [\n")), nil, 2, []string{"b.yaml"}},
+		{"list for one", []string{"collector", "--config", write(t, "c.yaml", "http-name: [x]\ndata: [a, b]\n")}, nil, 2, []string{"c.yaml:2", "data"}},
+		{"no such file", with("--config", "/nonexistent.yaml"), nil, 1, []string{"/nonexistent.yaml"}},
+		{"unknown variable", with(), []string{"SPILE_LISSTEN=x"}, 2, []string{"SPILE_LISSTEN"}},
+		{"bad variable", with(), []string{"SPILE_JOURNAL_AGE=long"}, 2, []string{"SPILE_JOURNAL_AGE"}},
+		{"address", with("--http-listen", "7742"), nil, 2, []string{"--http-listen"}},
+		{"size", with("--journal-bytes", "lots"), nil, 2, []string{"--journal-bytes", "4GB"}},
+		{"age", with("--journal-age", "1s"), nil, 2, []string{"--journal-age"}},
+		{"sink kind", with("--sink", "carrier-pigeon"), nil, 2, []string{"carrier-pigeon"}},
+		{"sink key", with("--sink", "file,pat=x"), nil, 2, []string{"pat"}},
+		{"sinks of one name", with("--sink", "stdout", "--sink", "stdout,format=ocsf"), nil, 2, []string{"stdout", "name="}},
+		{"port in use", with("--agents-listen", taken.Addr().String()), nil, 1, []string{taken.Addr().String(), "--agents-listen"}},
+		{"data is a file", []string{"collector", "--data", file}, nil, 1, []string{file, "--data"}},
+		{"enroll without a name", []string{"agents", "enroll", "--out", gone}, nil, 2, []string{"node"}},
+		{"enroll nowhere", []string{"agents", "enroll", "n1", "--data", gone}, nil, 2, []string{"--out"}},
+		{"enroll without a collector", []string{"agents", "enroll", "n1", "--data", gone + "/x", "--out", gone}, nil, 1, []string{gone + "/x", "--data"}},
+		{"enroll a bad name", []string{"agents", "enroll", "../n1", "--data", gone, "--out", gone}, nil, 2, []string{"../n1"}},
+		{"bad target", []string{"up", "--target", "pid=x"}, nil, 2, []string{"pid=x", "port=N"}},
+		{"bad target in the environment", []string{"up"}, []string{"SPILE_TARGET=process=nginx"}, 2, []string{"process=nginx"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w, _, errs := testWorld("", c.args...)
+			w.Env = c.env
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			defer cancel()
+			if code := run(ctx, w); code != c.code {
+				t.Errorf("exit %d, want %d: %s", code, c.code, errs)
+			}
+			if n := strings.Count(errs.String(), "\n"); n != 1 || !strings.HasPrefix(errs.String(), "spile: ") {
+				t.Errorf("want one line:\n%s", errs)
+			}
+			for _, s := range c.says {
+				if !strings.Contains(errs.String(), s) {
+					t.Errorf("it does not say %q: %s", s, errs)
+				}
+			}
+		})
+	}
+}
+
+// closed is an address at which nobody listens any more.
+func closed(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func TestUpNeedsRootAndAnAgent(t *testing.T) {
+	w, _, errs := testWorld("", "up", "--data", t.TempDir())
+	w.uid = 1000
+	if code := run(context.Background(), w); code != 1 || !strings.Contains(errs.String(), "sudo") {
+		t.Errorf("not root: %d %s", code, errs)
+	}
+	w, _, errs = testWorld("", "up", "--data", t.TempDir())
+	w.uid, w.executable = 0, t.TempDir()+"/spile"
+	if code := run(context.Background(), w); code != 1 || !strings.Contains(errs.String(), "--agent") {
+		t.Errorf("no agent: %d %s", code, errs)
+	}
+}
+
+// TestSettingsOverrideEachOther sets one name in three ways: flag, then variable, then file.
+func TestSettingsOverrideEachOther(t *testing.T) {
+	file := write(t, "c.yaml", "listen: 127.0.0.1:1\nagents-listen: 127.0.0.1:1\nhttp-listen: 127.0.0.1:1\nhttp-name: [a, b]\nsink:\n- kind: file\n  path: /x\n  format: ocsf\n- stdout\n")
+	var cfg config
+	cmd := collectorVerb(world{})
+	f := cmd.Flags()
+	if err := f.Parse([]string{"--config", file, "--listen", "127.0.0.1:3"}); err != nil {
+		t.Fatal(err)
+	}
+	env := []string{"SPILE_LISTEN=127.0.0.1:2", "SPILE_AGENTS_LISTEN=127.0.0.1:2", "HOME=/root", "SPILE_COLLECTOR_PORT_7741_TCP_ADDR=10.0.0.1", "SPILE_TOKEN_FILE=/t"}
+	if err := settle(f, env); err != nil {
+		t.Fatal(err)
+	}
+	get := func(name string) string { return f.Lookup(name).Value.String() }
+	if get("listen") != "127.0.0.1:3" || get("agents-listen") != "127.0.0.1:2" || get("http-listen") != "127.0.0.1:1" {
+		t.Errorf("listen %s, agents %s, http %s", get("listen"), get("agents-listen"), get("http-listen"))
+	}
+	cfg.sinks, _ = f.GetStringArray("sink")
+	cfg.httpNames, _ = f.GetStringArray("http-name")
+	cfg.listen, cfg.agentsListen, cfg.httpListen, cfg.data, cfg.journalAge = get("listen"), get("agents-listen"), get("http-listen"), "/d", time.Hour
+	s, err := cfg.check()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(s.outlets) != 2 || s.outlets[0].Kind != "file" || s.outlets[0].Path != "/x" || s.outlets[0].Format != "ocsf" || s.outlets[1].Kind != "stdout" || len(cfg.httpNames) != 2 {
+		t.Errorf("sinks %+v, names %v", s.outlets, cfg.httpNames)
+	}
+}
+
+// brokenPipe is a terminal that was closed.
+type brokenPipe struct{ bytes.Buffer }
+
+func (*brokenPipe) Write([]byte) (int, error) { return 0, syscall.EPIPE }
+
+func TestAReaderThatLeavesIsNoError(t *testing.T) {
+	w, _, errs := testWorld(`{"time":"2026-11-21T10:00:00Z","method":"GET","path":"/a","status_code":200}`+"\n", "replay", "-", "--calls", "-o", "json")
+	w.Stdout = &brokenPipe{}
+	if code := run(context.Background(), w); code != 0 || errs.String() != "" {
+		t.Errorf("exit %d: %s", code, errs)
+	}
+}
