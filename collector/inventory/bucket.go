@@ -118,8 +118,8 @@ func pack(list *[]Bucket, prefix string, bucket int, m proto.Message) error {
 	return nil
 }
 
-// Restored reports whether a key is that of a bucket.
-func Restored(key string) bool {
+// IsBucket reports whether a key is that of a bucket.
+func IsBucket(key string) bool {
 	return strings.HasPrefix(key, endpointPrefix) || strings.HasPrefix(key, servicePrefix)
 }
 
