@@ -71,8 +71,9 @@ func (d *Detector) Restore(findings []*v1.Finding) error {
 	return nil
 }
 
-// Begin starts a batch of calls whose changes are stored together. Within it a finding's revision rises once at most, so that
-// the first that sinks hear of a finding is revision 1, however many calls of the batch matched.
+// Begin starts a batch: the calls whose changes are stored together. Call it after each store, before the next Observe. Within a
+// batch a finding's revision rises once at most, so that the first that sinks hear of a finding is revision 1, however many calls
+// of the batch matched. A store in the middle of a batch would hide from sinks what changes in its second half.
 func (d *Detector) Begin() { d.batch++ }
 
 // Observe checks one call against every rule and returns the findings that it made or changed, in order of rule id.

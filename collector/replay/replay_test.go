@@ -60,6 +60,11 @@ func pipeline(t testing.TB) (replay.Pipeline, *ledger) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return pipelineWith(t, rules)
+}
+
+func pipelineWith(t testing.TB, rules *detect.Rules) (replay.Pipeline, *ledger) {
+	t.Helper()
 	d, err := detect.New(rules, 100_000)
 	if err != nil {
 		t.Fatal(err)
@@ -219,8 +224,12 @@ func FuzzRun(f *testing.F) {
 	f.Add(late + early)
 	f.Add("{}\n[]\n\xff\x00{\"time\":\"9999-12-31T23:59:59.999999999Z\"}")
 	f.Add(`{"time":"0001-01-01T00:00:00Z","method":"G","path":"//","status_code":4294967295,"source":{"address":"::"}}`)
+	rules, err := detect.Builtin()
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, text string) {
-		p, _ := pipeline(t)
+		p, _ := pipelineWith(t, rules)
 		r, err := replay.Run(t.Context(), inputs(text), p)
 		if (r == nil) == (err == nil) {
 			t.Fatalf("result %v with error %v", r, err)
