@@ -39,7 +39,7 @@ func (s *Shipper) sendLoop(ctx context.Context) {
 		if welcomed {
 			backoff = minBackoff
 		}
-		s.notice(s.explain(err))
+		s.notice(s.explain(ctx, err))
 		// Half to the whole, so that agents cut off together do not come back together.
 		wait := backoff/2 + rand.N(backoff/2+1)
 		backoff = min(2*backoff, maxBackoff)
@@ -49,31 +49,6 @@ func (s *Shipper) sendLoop(ctx context.Context) {
 		}
 	}
 }
-
-// explain turns what gRPC says into one line with a remedy.
-func (s *Shipper) explain(err error) error {
-	remedy := "calls are kept in the spool; is the collector running?"
-	switch status.Code(err) {
-	case codes.PermissionDenied, codes.Unauthenticated:
-		remedy = "calls are kept in the spool; enrol this node again"
-	case codes.InvalidArgument, codes.Unimplemented:
-		remedy = "calls are kept in the spool; do agent and collector have the same version?"
-	}
-	text := err.Error()
-	if st, ok := status.FromError(err); ok {
-		text = st.Message()
-	}
-	return &sendError{text: fmt.Sprintf("send to collector %s: %s (%s)", s.cfg.Address, text, remedy), err: err}
-}
-
-type sendError struct {
-	text string
-	err  error
-}
-
-func (e *sendError) Error() string { return e.text }
-
-func (e *sendError) Unwrap() error { return e.err }
 
 // session is one connection: Hello, Welcome, then batches until something fails.
 func (s *Shipper) session(ctx context.Context) (welcomed bool, err error) {

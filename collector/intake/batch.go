@@ -72,8 +72,11 @@ func (s *Server) prepare(c *coder, node string, b *v1.Batch) (parts []part, refu
 		i := uint64(0)
 		for chunk := range slices.Chunk(group, MaxRecordCalls) {
 			payload, err := c.enc.Encode(nil, chunk)
+			if err == nil && len(payload) > int(s.cfg.MaxBatchBytes) {
+				err = columns.ErrTooLarge
+			}
 			if err != nil {
-				// A node or service name cannot make a batch too large that was decoded within the limits.
+				// Only a batch that another encoder packed beyond reason comes out too large.
 				return nil, b.Count, fmt.Errorf("%w: encode for the journal: %w", errRefused, err)
 			}
 			first, last := span(chunk)
