@@ -3,6 +3,7 @@ package flow
 import (
 	"github.com/spile/spile/agent/parse"
 	"github.com/spile/spile/agent/parse/http1"
+	"github.com/spile/spile/agent/parse/http2"
 )
 
 // protocol is one row of the table: how its messages begin, and who reads them.
@@ -14,13 +15,16 @@ type protocol struct {
 }
 
 // protocolCount sizes the counters that are kept per protocol.
-const protocolCount = 1
+const protocolCount = 2
 
 // protocols in the order in which they are asked.
 func protocols() [protocolCount]protocol {
 	return [protocolCount]protocol{
 		{"http/1", http1.Sniff, func(l parse.Limits, late bool, emit func(*parse.Exchange)) parse.Parser {
 			return http1.New(l, late, emit)
+		}},
+		{"http/2", http2.Sniff, func(l parse.Limits, late bool, emit func(*parse.Exchange)) parse.Parser {
+			return http2.New(l, late, emit)
 		}},
 	}
 }

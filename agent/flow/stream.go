@@ -18,7 +18,7 @@ type stream struct {
 	dir      [2]track
 	last     time.Duration // newest chunk
 	passed   uint64        // bytes that told no protocol
-	opened   bool // had a parser
+	opened   bool          // had a parser
 	muted    bool
 	closing  bool
 	final    chunk.Chunk // the Close, while closing

@@ -149,6 +149,7 @@ func (p *Parser) Feed(side parse.Side, data []byte, at time.Duration) error {
 	}
 	h := &p.half[side&1]
 	h.fresh = true
+	lost := p.counts.Lost
 	for len(data) > 0 {
 		n := p.step(h, data, at)
 		data = data[n:]
@@ -163,7 +164,7 @@ func (p *Parser) Feed(side parse.Side, data []byte, at time.Duration) error {
 	if p.strikes >= maxMalformed || (p.strikes > 0 && !p.sound && !p.late) {
 		p.finish()
 		if !p.sound {
-			p.counts = parse.Counts{Malformed: p.counts.Malformed} // nothing was a request
+			p.counts.Lost = lost // what was counted here is no request
 		}
 		return fmt.Errorf("read %s: %w", [2]string{"request", "response"}[side&1], ErrNotHTTP)
 	}
