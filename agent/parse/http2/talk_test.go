@@ -35,7 +35,11 @@ func talks() map[string]func(d *dialog) {
 			d.hello()
 			d.client(func(e *end) { e.get(1, "/1"); e.post(3, "/3"); e.get(5, "/5") })
 			d.client(func(e *end) { e.data(3, false, "one ") })
-			d.server(func(e *end) { e.headers(5, false, ":status=200"); e.headers(1, false, ":status=200"); e.data(5, false, "a") })
+			d.server(func(e *end) {
+				e.headers(5, false, ":status=200")
+				e.headers(1, false, ":status=200")
+				e.data(5, false, "a")
+			})
 			d.client(func(e *end) { e.data(3, true, "two") })
 			d.server(func(e *end) { e.data(1, true, "x"); e.ok(3, "y"); e.data(5, true, "b") })
 		},
@@ -83,7 +87,12 @@ func talks() map[string]func(d *dialog) {
 			d.hello()
 			d.client(func(e *end) { e.get(1, "/unanswered"); e.get(3, "/half"); e.get(5, "/whole") })
 			d.client(func(e *end) { e.reset(1) })
-			d.server(func(e *end) { e.headers(3, false, ":status=200"); e.data(3, false, "par"); e.reset(3); e.ok(5, "whole") })
+			d.server(func(e *end) {
+				e.headers(3, false, ":status=200")
+				e.data(3, false, "par")
+				e.reset(3)
+				e.ok(5, "whole")
+			})
 		},
 		"early-response": func(d *dialog) {
 			d.hello()
