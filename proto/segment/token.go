@@ -28,19 +28,22 @@ var formats = [256][]format{
 }
 
 // IsToken reports whether b begins with a credential of a published format.
-func IsToken(b []byte) bool {
+func IsToken(b []byte) bool { return TokenPrefix(b) > 0 }
+
+// TokenPrefix is the length of the public part of a credential of a published format; 0 for anything else.
+func TokenPrefix(b []byte) int {
 	if len(b) == 0 {
-		return false
+		return 0
 	}
 	for _, f := range formats[b[0]] {
 		if len(b) < len(f.prefix)+f.tail || string(b[:len(f.prefix)]) != f.prefix {
 			continue
 		}
 		if plain(b[len(f.prefix) : len(f.prefix)+f.tail]) {
-			return true
+			return len(f.prefix)
 		}
 	}
-	return false
+	return 0
 }
 
 // plain reports whether all of b could be part of a token.
