@@ -11,6 +11,10 @@ import (
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
 
+// maxSpread is how many findings one rule may make on one service before the rest become one, with route "*": a scanner must not
+// fill a partition, and nobody reads the two thousandth.
+const maxSpread = 1000
+
 // Detector holds the findings of one partition. One goroutine uses it.
 type Detector struct {
 	rules    *Rules
@@ -18,31 +22,17 @@ type Detector struct {
 	adapter  types.Adapter
 	table    []fact
 	findings map[string]*entry
+	// spread counts the findings of each rule and service.
+	spread map[[2]string]int
 	// batch counts Begin; 0 means that revisions rise at every change.
-	batch uint64
-	stats Stats
+	batch    uint64
+	counters *Counters
 }
 
 // entry is one finding and the batch in which its revision rose last.
 type entry struct {
 	finding *v1.Finding
 	raised  uint64
-}
-
-// Stats count what a detector did since it was made.
-type Stats struct {
-	// Calls observed.
-	Calls uint64
-	// Evaluated conditions: calls that met a rule's needs.
-	Evaluated uint64
-	// Matched calls, once per rule.
-	Matched uint64
-	// Errors are evaluations that failed; the call counted as no match.
-	Errors uint64
-	// LastError is the newest of them.
-	LastError error
-	// Overflow counts matches that would have made a finding beyond the limit.
-	Overflow uint64
 }
 
 // New makes a detector that holds at most limit findings.
@@ -57,7 +47,8 @@ func New(rules *Rules, limit int) (*Detector, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make detector: register call: %w", err)
 	}
-	return &Detector{rules: rules, limit: limit, adapter: adapter, table: factTable(), findings: make(map[string]*entry)}, nil
+	return &Detector{rules: rules, limit: limit, adapter: adapter, table: factTable(), findings: make(map[string]*entry),
+		spread: make(map[[2]string]int), counters: &Counters{}}, nil
 }
 
 // Restore puts back stored findings, before the first Observe. A finding of a rule that is gone stays as it is.
@@ -66,7 +57,7 @@ func (d *Detector) Restore(findings []*v1.Finding) error {
 		if f.GetId() == "" || f.GetRevision() == 0 {
 			return fmt.Errorf("restore finding %q of rule %q: it has no id or no revision", f.GetId(), f.GetRule())
 		}
-		d.findings[f.GetId()] = &entry{finding: f}
+		d.add(&entry{finding: f})
 	}
 	return nil
 }
@@ -79,7 +70,6 @@ func (d *Detector) Begin() { d.batch++ }
 // Observe checks one call against every rule and returns the findings that it made or changed, in order of rule id.
 // They are new values: nothing changes them later.
 func (d *Detector) Observe(call *v1.Call) []*v1.Finding {
-	d.stats.Calls++
 	has := d.factsOf(call)
 	var changed []*v1.Finding
 	var act *activation
@@ -90,16 +80,16 @@ func (d *Detector) Observe(call *v1.Call) []*v1.Finding {
 		if act == nil {
 			act = &activation{call: d.value(call)}
 		}
-		d.stats.Evaluated++
+		d.counters.evaluated.Add(1)
 		ok, err := holds(r.program.when, act)
 		if err != nil {
-			d.failed(r, "when", err)
+			d.counters.fail(r, "when", err)
 			continue
 		}
 		if !ok {
 			continue
 		}
-		d.stats.Matched++
+		d.counters.matched.Add(1)
 		if f := d.match(r, call, act); f != nil {
 			changed = append(changed, f)
 		}
@@ -117,8 +107,13 @@ func (d *Detector) Findings() []*v1.Finding {
 	return all
 }
 
-// Stats returns the counters.
-func (d *Detector) Stats() Stats { return d.stats }
+// CountTo makes the detector count into c, which any number of detectors may share, and which outlives them.
+func (d *Detector) CountTo(c *Counters) { d.counters = c }
+
+func (d *Detector) add(e *entry) {
+	d.findings[e.finding.GetId()] = e
+	d.spread[[2]string{e.finding.GetRule(), e.finding.GetService()}]++
+}
 
 func (d *Detector) value(call *v1.Call) ref.Val { return d.adapter.NativeToValue(call) }
 
@@ -132,20 +127,21 @@ func (d *Detector) factsOf(call *v1.Call) facts {
 	return has
 }
 
-func (d *Detector) failed(r *Rule, what string, err error) {
-	d.stats.Errors++
-	d.stats.LastError = fmt.Errorf("evaluate %s of rule %s: %w", what, r.ID, err)
-}
-
 // match makes or changes the finding that a matching call belongs to. nil = it did not fit.
 func (d *Detector) match(r *Rule, call *v1.Call, act *activation) *v1.Finding {
 	k := keyOf(r, call)
 	id := k.id()
+	e := d.findings[id]
+	if e == nil && d.spread[[2]string{k.rule, k.service}] >= maxSpread {
+		k = key{rule: k.rule, service: k.service, route: "*"}
+		id = k.id()
+		e = d.findings[id]
+	}
 	sighting := sighting{rule: r, key: k, id: id, call: call, severity: r.Severity, loopback: onLoopback(call)}
 	for i, p := range r.program.severity {
 		ok, err := holds(p, act)
 		if err != nil {
-			d.failed(r, "severity_if", err)
+			d.counters.fail(r, "severity_if", err)
 			continue
 		}
 		if ok {
@@ -153,22 +149,21 @@ func (d *Detector) match(r *Rule, call *v1.Call, act *activation) *v1.Finding {
 			break
 		}
 	}
-	e := d.findings[id]
 	if e == nil && len(d.findings) >= d.limit {
-		d.stats.Overflow++
+		d.counters.overflow.Add(1)
 		return nil
 	}
 	if e == nil || len(e.finding.Evidence) < maxEvidence {
 		why, err := explain(r.program.why, act)
 		if err != nil {
-			d.failed(r, "why", err)
+			d.counters.fail(r, "why", err)
 			why = r.Title
 		}
 		sighting.why = why
 	}
 	if e == nil {
 		e = &entry{finding: sighting.first(), raised: d.batch}
-		d.findings[id] = e
+		d.add(e)
 		return e.finding
 	}
 	next, raise := sighting.next(e.finding)

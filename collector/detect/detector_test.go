@@ -93,12 +93,13 @@ func TestRevisionRisesOnceABatch(t *testing.T) {
 }
 
 func TestLimitIsCounted(t *testing.T) {
-	d := mustDetector(t, 3)
+	d, c := mustDetector(t, 3), &detect.Counters{}
+	d.CountTo(c)
 	for i := range 10 {
 		d.Observe(basic(i, 1, fmt.Sprintf("/r%d", i), false))
 	}
-	if s := d.Stats(); len(d.Findings()) != 3 || s.Overflow != 7 || s.Matched != 10 || s.Calls != 10 {
-		t.Fatalf("%d findings, stats %+v", len(d.Findings()), s)
+	if n := counts(c); len(d.Findings()) != 3 || n["overflow"] != 7 || n["matched"] != 10 || n["evaluated"] != 10 {
+		t.Fatalf("%d findings, counters %v", len(d.Findings()), n)
 	}
 	if f := one(t, d, basic(11, 2, "/r1", false)); f.Count != 2 {
 		t.Fatalf("a known finding is not counted at the limit: %v", f)
@@ -168,6 +169,40 @@ func TestIDsAreStable(t *testing.T) {
 	}
 }
 
+func counts(c *detect.Counters) map[string]uint64 {
+	m := map[string]uint64{}
+	for _, n := range c.Counts() {
+		m[n.Name] = n.Value
+	}
+	return m
+}
+
+// Many routes of one service become one finding, and leave room for the other services of the partition, after a restart as well.
+func TestRoutesBeyondTheSpreadBecomeOneFinding(t *testing.T) {
+	d := mustDetector(t, 2000)
+	var f *v1.Finding
+	for i := range 1500 {
+		f = one(t, d, basic(i, 1, fmt.Sprintf("/r%d", i), false))
+		if i == 1200 {
+			stored := d.Findings()
+			if d = mustDetector(t, 2000); d.Restore(stored) != nil {
+				t.Fatal("not restored")
+			}
+		}
+	}
+	if f.Route != "*" || f.Method != "" || f.Count != 500 || len(d.Findings()) != 1001 {
+		t.Fatalf("%d findings, the last is %v, want 1000 and one of 500 calls with route *", len(d.Findings()), f)
+	}
+	other := basic(1, 1, "/a", false)
+	other.Service = "other"
+	if f := one(t, d, other); f.Route != "/a" {
+		t.Fatalf("another service's finding: %v", f)
+	}
+	if f := one(t, d, basic(7, 2, "/r7", false)); f.Route != "/r7" || f.Count != 2 {
+		t.Fatalf("a known route: %v", f)
+	}
+}
+
 // A call larger than the cost limit assumes is an error that is counted, not an endless evaluation.
 func TestCostLimitStopsHugeCalls(t *testing.T) {
 	d := mustDetector(t, 10)
@@ -175,7 +210,9 @@ func TestCostLimitStopsHugeCalls(t *testing.T) {
 	for range 200_000 {
 		c.Response.Fields = append(c.Response.Fields, &v1.Field{Path: "body.x"})
 	}
-	if got := d.Observe(c); len(got) != 0 || d.Stats().Errors != 1 || d.Stats().LastError == nil {
-		t.Fatalf("%d findings, stats %+v", len(got), d.Stats())
+	n := &detect.Counters{}
+	d.CountTo(n)
+	if got := d.Observe(c); len(got) != 0 || counts(n)["errors"] != 1 || n.LastError() == nil {
+		t.Fatalf("%d findings, counters %v", len(got), counts(n))
 	}
 }

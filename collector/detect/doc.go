@@ -18,8 +18,9 @@
 //
 //	created ─▶ 1 ─▶ count reaches 10, 100, 1,000, ... ─▶ severity or scope changes ─▶ closed one matches again
 //
-// What is lost: findings beyond the detector's limit (Stats.Overflow), and matches of a rule whose evaluation failed on a call
-// (Stats.Errors). Both are counted. Detector state survives only through Restore; counters in Stats start at zero with it.
+// What is lost: findings beyond the detector's limit, and matches of a rule whose evaluation failed on a call. Counters has both.
+// Beyond 1,000 findings of one rule on one service the rest are one finding, with route "*". Detector state survives only through
+// Restore.
 //
 // A finding whose calls all stayed on loopback has scope "loopback" and severity "low": nothing but this host could read or send
 // them. One call that left the host lifts both for good.

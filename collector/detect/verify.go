@@ -76,7 +76,7 @@ func (r *Rule) verify(t Test) error {
 		}
 		d.Observe(call)
 	}
-	if err := d.Stats().LastError; err != nil {
+	if err := d.counters.LastError(); err != nil {
 		return err
 	}
 	got := d.Findings()
