@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -232,4 +233,20 @@ func until(t *testing.T, what string, holds func() bool) {
 			t.Fatalf("never: %s", what)
 		}
 	}
+}
+
+// batchOf makes calls to paths, numbered from first; every third carries its credential in the URL, and /nothing is not found.
+func batchOf(first int, paths []string) []*v1.Call {
+	var out []*v1.Call
+	for i, p := range paths {
+		c := shopCall(fmt.Sprintf("%x", first+i+1), p, 200)
+		if p == "/nothing" {
+			c.StatusCode = 404
+		}
+		if (first+i)%3 == 0 {
+			c.Auth.Location = "query"
+		}
+		out = append(out, c)
+	}
+	return out
 }
