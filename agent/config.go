@@ -1,0 +1,168 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// config is everything that a person can set. A setting is a flag (--ring-bytes), an environment variable
+// (SPILE_RING_BYTES) and a key of the YAML file (ring_bytes); the flag wins over the variable, which wins over the file.
+type config struct {
+	file      string
+	collector string
+	data      string
+	node      string
+	ca        string
+	cert      string
+	key       string
+	targets   list
+	ringBytes int
+	hook      string
+	spool     int64
+	output    string
+	raw       bool
+}
+
+// list is a flag that may be given more than once; in the environment its values are separated by white space.
+type list []string
+
+func (l *list) String() string     { return strings.Join(*l, " ") }
+func (l *list) Set(s string) error { *l = append(*l, s); return nil }
+
+// usageError is a mistake in how the program was called: exit status 2.
+type usageError struct{ error }
+
+func (c *config) flags(stderr io.Writer) *flag.FlagSet {
+	f := flag.NewFlagSet("spile-agent", flag.ContinueOnError)
+	f.SetOutput(io.Discard)
+	f.StringVar(&c.file, "config", "", "YAML `file` with the keys below, dashes written as underscores")
+	f.StringVar(&c.collector, "collector", "127.0.0.1:7741", "`address` of the collector")
+	f.StringVar(&c.data, "data", "/var/lib/spile-agent", "`directory` for the spool and the install key (made 0700)")
+	f.StringVar(&c.node, "node", "", "`name` of this node (default: the certificate's, else the host name)")
+	f.StringVar(&c.ca, "ca", "", "`file` with the collector's CA certificate")
+	f.StringVar(&c.cert, "cert", "", "`file` with this agent's certificate (spile agents enroll makes it)")
+	f.StringVar(&c.key, "key", "", "`file` with the certificate's private key")
+	f.Var(&c.targets, "target", "what is watched: netns=PATH|self, cgroup=PATH, exe=GLOB, pid=N, port=N, a leading ! excludes;\nvalues of one kind widen, kinds narrow; `selector` may be given many times (default: everything)")
+	f.IntVar(&c.ringBytes, "ring-bytes", 32<<20, "`bytes` of the ring between kernel and agent, a power of two")
+	f.StringVar(&c.hook, "socket-hook", "", "force a `rung` of the socket hooks: tp_btf, kprobe or syscall (default: the best this kernel has)")
+	f.Int64Var(&c.spool, "spool-bytes", 256<<20, "`bytes` of calls kept on disk while the collector is away; the oldest go first, counted")
+	f.StringVar(&c.output, "o", "table", "output of doctor and replay: table or json")
+	f.BoolVar(&c.raw, "raw", false, "record: keep every value as it is (secrets included)")
+	return f
+}
+
+// parse reads the arguments after the verb, the environment and the file, and returns what is left of the arguments.
+func (c *config) parse(args []string, env func(string) (string, bool), stderr io.Writer) ([]string, error) {
+	f := c.flags(stderr)
+	if err := f.Parse(reorder(f, args)); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil, err
+		}
+		return nil, usageError{fmt.Errorf("%w (spile-agent --help lists the flags)", err)}
+	}
+	given := map[string]bool{}
+	f.Visit(func(x *flag.Flag) { given[x.Name] = true })
+	if err := c.fromEnvironment(f, env, given); err != nil {
+		return nil, usageError{err}
+	}
+	if c.file != "" {
+		if err := fromFile(f, c.file, given); err != nil {
+			return nil, err
+		}
+	}
+	if c.output != "table" && c.output != "json" {
+		return nil, usageError{fmt.Errorf("-o %s: want table or json", c.output)}
+	}
+	return f.Args(), nil
+}
+
+func (c *config) fromEnvironment(f *flag.FlagSet, env func(string) (string, bool), given map[string]bool) error {
+	var first error
+	f.VisitAll(func(x *flag.Flag) {
+		name := "SPILE_" + strings.ToUpper(strings.ReplaceAll(x.Name, "-", "_"))
+		value, ok := env(name)
+		if !ok || given[x.Name] || x.Name == "o" {
+			return
+		}
+		values := []string{value}
+		if _, many := x.Value.(*list); many {
+			values = strings.Fields(value)
+		}
+		for _, v := range values {
+			if err := f.Set(x.Name, v); err != nil && first == nil {
+				first = fmt.Errorf("%s=%q: %w", name, v, err)
+			}
+		}
+		given[x.Name] = true
+	})
+	return first
+}
+
+// fromFile sets what neither flag nor environment gave. An unknown key is an error: a misspelt setting must not pass.
+func fromFile(f *flag.FlagSet, name string, given map[string]bool) error {
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return fmt.Errorf("read the configuration: %w", err)
+	}
+	var keys map[string]yaml.Node
+	if err := yaml.Unmarshal(data, &keys); err != nil {
+		return usageError{fmt.Errorf("read the configuration %s: %w", name, err)}
+	}
+	for key, node := range keys {
+		x := f.Lookup(strings.ReplaceAll(key, "_", "-"))
+		if x == nil || x.Name == "config" || x.Name == "o" || strings.Contains(key, "-") {
+			return usageError{fmt.Errorf("%s:%d: unknown key %q (spile-agent --help lists the keys)", name, node.Line, key)}
+		}
+		if given[x.Name] {
+			continue
+		}
+		values := []string{node.Value}
+		if node.Kind == yaml.SequenceNode {
+			values = nil
+			for _, n := range node.Content {
+				values = append(values, n.Value)
+			}
+		}
+		for _, v := range values {
+			if err := f.Set(x.Name, v); err != nil {
+				return usageError{fmt.Errorf("%s:%d: %s: %w", name, node.Line, key, err)}
+			}
+		}
+	}
+	return nil
+}
+
+// reorder lets flags stand after a verb's argument, as in `replay FILE -o json`: package flag stops at the first argument.
+func reorder(f *flag.FlagSet, args []string) []string {
+	var flags, rest []string
+	for i := 0; i < len(args); i++ {
+		a := args[i]
+		if a == "--" {
+			return append(append(append(flags, "--"), rest...), args[i+1:]...)
+		}
+		if len(a) < 2 || a[0] != '-' {
+			rest = append(rest, a)
+			continue
+		}
+		flags = append(flags, a)
+		name, _, inline := strings.Cut(strings.TrimLeft(a, "-"), "=")
+		if x := f.Lookup(name); x != nil && !inline && !isBool(x) && i+1 < len(args) {
+			i++
+			flags = append(flags, args[i])
+		}
+	}
+	return append(flags, rest...)
+}
+
+func isBool(x *flag.Flag) bool {
+	_, err := strconv.ParseBool(x.DefValue)
+	_, boolean := x.Value.(interface{ IsBoolFlag() bool })
+	return err == nil && boolean
+}

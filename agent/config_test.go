@@ -1,0 +1,118 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func environment(pairs ...string) func(string) (string, bool) {
+	return func(name string) (string, bool) {
+		for _, p := range pairs {
+			if k, v, _ := strings.Cut(p, "="); k == name {
+				return v, true
+			}
+		}
+		return "", false
+	}
+}
+
+func TestFlagBeatsVariableBeatsFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "agent.yaml")
+	if err := os.WriteFile(file, []byte("collector: file:1\nnode: file\ndata: /file\ntarget: [netns=self, '!port=22']\nring_bytes: 1048576\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var c config
+	rest, err := c.parse([]string{"--collector", "flag:1", "x", "--config", file, "-o", "json"}, environment("SPILE_COLLECTOR=env:1", "SPILE_NODE=env"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.collector != "flag:1" || c.node != "env" || c.data != "/file" || c.ringBytes != 1<<20 || c.output != "json" || !slices.Equal(rest, []string{"x"}) {
+		t.Errorf("got %+v, rest %v", c, rest)
+	}
+	if !slices.Equal(c.targets, []string{"netns=self", "!port=22"}) {
+		t.Errorf("targets %q", c.targets)
+	}
+	c = config{}
+	if _, err := c.parse([]string{"--config", file, "--target", "pid=1"}, environment("SPILE_TARGET=port=80 port=81"), nil); err != nil || !slices.Equal(c.targets, []string{"pid=1"}) {
+		t.Errorf("a flag replaces the lists below it: %q, %v", c.targets, err)
+	}
+}
+
+func TestMistakesAreNamed(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		f := filepath.Join(dir, name)
+		if err := os.WriteFile(f, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	for _, c := range []struct {
+		args []string
+		env  []string
+		code int
+		says string
+	}{
+		{[]string{"--config", write("a", "colector: x\n")}, nil, exitUsage, `unknown key "colector"`},
+		{[]string{"--config", write("b", "ring-bytes: 1\n")}, nil, exitUsage, `unknown key "ring-bytes"`},
+		{[]string{"--config", write("c", "ring_bytes: many\n")}, nil, exitUsage, "ring_bytes"},
+		{[]string{"--config", write("d", "\t:")}, nil, exitUsage, "read the configuration"},
+		{[]string{"--config", filepath.Join(dir, "none")}, nil, exitError, "read the configuration"},
+		{[]string{"--ring-bytes"}, nil, exitUsage, "ring-bytes"},
+		{nil, []string{"SPILE_RING_BYTES=x"}, exitUsage, "SPILE_RING_BYTES"},
+		{[]string{"observe"}, nil, exitUsage, "unknown verb"},
+		{[]string{"replay"}, nil, exitUsage, "takes 1 arguments"},
+		{[]string{"replay", "a", "-o", "xml"}, nil, exitUsage, "want table or json"},
+		{[]string{"--target", "process=x"}, nil, exitUsage, "process"},
+	} {
+		var stdout, stderr bytes.Buffer
+		code := run(context.Background(), world{c.args, environment(c.env...), &stdout, &stderr})
+		if code != c.code || !strings.Contains(stderr.String(), c.says) || strings.Count(stderr.String(), "\n") != 1 {
+			t.Errorf("%v %v: status %d, says %q; want %d, %q", c.args, c.env, code, &stderr, c.code, c.says)
+		}
+	}
+}
+
+func TestHelpIsOnStdout(t *testing.T) {
+	for _, args := range [][]string{{"--help"}, {"help"}, {"replay", "-h"}} {
+		var stdout, stderr bytes.Buffer
+		if code := run(context.Background(), world{args, environment(), &stdout, &stderr}); code != 0 || stderr.Len() > 0 || !strings.Contains(stdout.String(), "-target") {
+			t.Errorf("%v: status %d, stderr %q, stdout %q", args, code, &stderr, &stdout)
+		}
+	}
+}
+
+func TestInstallKeySurvivesARestart(t *testing.T) {
+	dir := t.TempDir()
+	if _, ok, err := loadKey(dir); ok || err != nil {
+		t.Fatalf("a key out of nothing: %v %v", ok, err)
+	}
+	want := installKey{bytes.Repeat([]byte{7}, keyBytes), 0x01020304}
+	if err := want.save(dir); err != nil {
+		t.Fatal(err)
+	}
+	got, ok, err := loadKey(dir)
+	if err != nil || !ok || !bytes.Equal(got.key, want.key) || got.epoch != want.epoch {
+		t.Errorf("got %v %v %v", got, ok, err)
+	}
+	if info, err := os.Stat(filepath.Join(dir, "key")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+}
+
+func TestOneAgentPerDataDirectory(t *testing.T) {
+	dir := t.TempDir()
+	f, err := lock(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := lock(dir); err == nil || !strings.Contains(err.Error(), "another spile-agent") {
+		t.Errorf("a second lock: %v", err)
+	}
+}

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	v1 "github.com/spile/spile/proto/spile/v1"
+)
+
+// health is the agent's own account. It is called by the shipper's goroutine; before there is a tap it says so by
+// naming no rung.
+func (a *agent) health() *v1.Health {
+	h := &v1.Health{Time: timestamppb.New(time.Now()), Version: version, Kernel: kernelRelease(), Targets: a.targets}
+	t := a.tap.Load()
+	if t == nil {
+		return h
+	}
+	h.Rungs = t.objects.Rungs()
+	if line := a.line.Load(); line != nil {
+		h.Counts = append(h.Counts, *line...)
+	}
+	kernel, err := t.objects.Counts()
+	if err != nil {
+		a.log.Warn("read the kernel's counters", "error", err)
+	}
+	for _, c := range kernel {
+		h.Counts = append(h.Counts, &v1.Count{Stage: "kernel", Name: c.Name, Value: c.Value, Lost: c.Lost})
+	}
+	for _, s := range t.probes.List() {
+		h.Probes = append(h.Probes, &v1.Probe{Library: s.Library, Path: s.Path, BuildId: s.BuildID, State: string(s.Phase), Reason: s.Reason})
+	}
+	bytes, err := t.objects.Uncovered()
+	if err != nil {
+		a.log.Warn("read the bytes that nobody decoded", "error", err)
+	}
+	for _, u := range t.explain.Explain(bytes) {
+		h.Uncovered = append(h.Uncovered, &v1.Uncovered{Pid: u.PID, Process: u.Process, Reason: u.Reason, TlsBytes: u.TLSBytes})
+	}
+	return h
+}
+
+// lineCounts is what became of everything between the ring and the shipper. It runs in the pipeline's goroutine.
+func lineCounts(t *tap, p *pipeline) []*v1.Count {
+	var out []*v1.Count
+	add := func(stage, name string, value uint64, lost bool) {
+		out = append(out, &v1.Count{Stage: stage, Name: name, Value: value, Lost: lost})
+	}
+	read := t.ring.Counts()
+	add("source", "chunks", read.Chunks, false)
+	add("source", "closes", read.Closes, false)
+	add("source", "processes", read.Processes, false)
+	add("source", "malformed", read.Malformed, true)
+	p.flow.Counts().Each(func(name string, value uint64) { add("flow", name, value, strings.HasPrefix(name, "lost_")) })
+	j := p.join.Counts()
+	add("join", "seen", j.Seen, false)
+	add("join", "joined", j.Joined, false)
+	add("join", "alone", j.Alone, false)
+	add("join", "overflow", j.Overflow, false)
+	add("join", "ends_evicted", p.evicted, false)
+	processes, watcher := t.processes.Stats(), t.watcher.Stats()
+	add("origin", "processes_gone", processes.Gone, false)
+	add("origin", "processes_evicted", processes.Evicted, false)
+	add("target", "execs_dropped", watcher.ExecsDropped, false)
+	add("target", "files_failed", watcher.FilesFailed, false)
+	add("target", "verdicts_lost", watcher.VerdictsLost, true)
+	return out
+}

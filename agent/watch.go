@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/spile/spile/agent/ship"
+	"github.com/spile/spile/agent/target"
+	v1 "github.com/spile/spile/proto/spile/v1"
+)
+
+const (
+	clockEvery = 10 * time.Second // how often the wall clock is compared with the boot clock
+	drainLimit = 5 * time.Second  // how long the end waits for receipts; the rest stays in the spool
+)
+
+// agent is the running program: a tap, a pipeline and a shipper.
+type agent struct {
+	config
+	log     *slog.Logger
+	shipper *ship.Shipper
+	tap     atomic.Pointer[tap]
+	line    atomic.Pointer[[]*v1.Count] // the pipeline's own counts, taken in its goroutine
+	key     chan installKey             // the first Welcome's
+	keyOnce sync.Once
+	used    installKey
+	cancel  context.CancelCauseFunc
+}
+
+var errKeyChanged = errors.New("the collector handed out another install key: restarting the agent makes it the one in use")
+
+// watch is the agent's main work.
+func watch(ctx context.Context, w world, c config, _ []string) error {
+	spec, err := target.ParseSpec(c.targets)
+	if err != nil {
+		return usageError{err}
+	}
+	if err := needsRoot(); err != nil {
+		return err
+	}
+	credentials, err := credentials(c)
+	if err != nil {
+		return err
+	}
+	held, err := lock(c.data)
+	if err != nil {
+		return err
+	}
+	defer held.Close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if err := followParent(w, func() { cancel(nil) }); err != nil {
+		return err
+	}
+	a := &agent{config: c, log: logger(w), key: make(chan installKey, 1), cancel: cancel}
+	a.shipper, err = ship.New(ship.Config{
+		Address: c.collector, TLS: credentials, SpoolDir: filepath.Join(c.data, "spool"), SpoolBytes: c.spool,
+		Node: c.node, Version: version, Kernel: kernelRelease(), Epoch: uint64(time.Now().UnixNano()),
+		Health: a.health, OnWelcome: a.welcome, Notice: a.notice,
+	})
+	if err != nil {
+		return err
+	}
+	return a.run(ctx, spec)
+}
+
+// needsRoot says plainly what a refused system call later would say badly.
+func needsRoot() error {
+	if os.Geteuid() != 0 {
+		return errors.New("this needs root (or, in a container, uid 0 with CAP_BPF, CAP_PERFMON and CAP_SYS_PTRACE): run it with sudo")
+	}
+	return nil
+}
+
+func (a *agent) run(ctx context.Context, spec target.Spec) error {
+	shipping, stopShipping := context.WithCancel(context.WithoutCancel(ctx))
+	var shipped sync.WaitGroup
+	var shipErr error
+	shipped.Go(func() {
+		if shipErr = a.shipper.Run(shipping); shipErr != nil && !errors.Is(shipErr, context.Canceled) {
+			a.cancel(shipErr)
+		}
+	})
+	err := a.capture(ctx, spec)
+	drain, done := context.WithTimeout(context.WithoutCancel(ctx), drainLimit)
+	defer done()
+	if left := a.shipper.Drain(drain); left != nil {
+		a.log.Info("calls are left in the spool for the next start", "reason", left)
+	}
+	stopShipping()
+	shipped.Wait()
+	if cause := context.Cause(ctx); err == nil && cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	return err
+}
+
+// capture waits for the install key, then taps until ctx ends.
+func (a *agent) capture(ctx context.Context, spec target.Spec) error {
+	key, ok, err := loadKey(a.data)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		a.log.Info("waiting for the collector: it hands out the key that keyed hashes are made with", "collector", a.collector)
+		select {
+		case key = <-a.key:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	a.used = key
+	t, err := openTap(ctx, a.config, spec, a.log)
+	if err != nil {
+		return err
+	}
+	defer t.close()
+	line := newPipeline(pipelineConfig{
+		key: key, node: a.node, boot: bootID(), wall: bootToUnix(),
+		owner: t.owner, mute: t.mute, emit: a.shipper.Add,
+	})
+	a.tap.Store(t)
+	a.log.Info("watching", "socket", t.objects.Rungs()["socket"], "uprobe", t.objects.Rungs()["uprobe"], "targets", a.targets.String(), "libraries", len(t.probes.List()))
+	var clock, counted time.Duration
+	err = t.ring.Run(ctx, line.chunk, t.process, func(now time.Duration) {
+		line.tick(now)
+		if now-clock > clockEvery {
+			clock, line.wall = now, bootToUnix()
+		}
+		if now-counted > time.Second {
+			counted = now
+			counts := lineCounts(t, line)
+			a.line.Store(&counts)
+		}
+	})
+	line.finish()
+	counts := lineCounts(t, line)
+	a.line.Store(&counts)
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// welcome takes the install key that the collector hands out at each connect.
+func (a *agent) welcome(key []byte, epoch uint32) {
+	k := installKey{append([]byte{}, key...), epoch}
+	old, ok, err := loadKey(a.data)
+	if err == nil && ok && string(old.key) == string(k.key) && old.epoch == k.epoch {
+		a.keyOnce.Do(func() { a.key <- k })
+		return
+	}
+	if err := k.save(a.data); err != nil {
+		a.cancel(err)
+		return
+	}
+	if a.tap.Load() != nil {
+		a.cancel(errKeyChanged)
+		return
+	}
+	a.keyOnce.Do(func() { a.key <- k })
+}
+
+func (a *agent) notice(err error) {
+	if err == nil {
+		a.log.Info("connected", "collector", a.collector)
+		return
+	}
+	a.log.Warn("calls wait in the spool", "collector", a.collector, "reason", fmt.Sprint(err))
+}
