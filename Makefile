@@ -45,7 +45,7 @@ generate: ## rebuild eBPF objects (clang 14 of Debian 12) and protobuf code
 
 bench: build ## cost and capacity in one run: nginx alone, with empty probes, with Spile; agent, collector, wire
 	deploy/packages.sh test
-	SPILE_BENCH=1 $(GO) test -count=1 -v -timeout 20m ./deploy -run TestBench
+	TEST_SPILE_BENCH=1 $(GO) test -count=1 -v -timeout 20m ./deploy -run TestBench
 
 vmtest: build ## boot Debian kernels under emulation and capture a TLS exchange there (KERNELS='6.1')
 	deploy/packages.sh vm
@@ -53,7 +53,7 @@ vmtest: build ## boot Debian kernels under emulation and capture a TLS exchange 
 
 soak: build ## the long tests
 	deploy/packages.sh test
-	SPILE_SOAK=1 $(GO) test -count=1 -v -timeout 60m ./deploy -run 'TestSoak|TestSmoke'
+	TEST_SPILE_SOAK=1 $(GO) test -count=1 -v -timeout 60m ./deploy -run 'TestSoak|TestSmoke'
 
 fuzz: ## every fuzz target for FUZZTIME each (default 60s)
 	deploy/fuzz.sh $${FUZZTIME:-60s}

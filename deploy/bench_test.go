@@ -25,7 +25,7 @@ const (
 // TestBench prints the table of `make bench`: nginx alone, with empty probes (the floor of the technique) and with
 // Spile, interleaved in each round, so that only ratios inside one round are compared. CPU is the scheduler's own account.
 func TestBench(t *testing.T) {
-	if os.Getenv("SPILE_BENCH") == "" {
+	if os.Getenv("TEST_SPILE_BENCH") == "" {
 		t.Skip("takes minutes and wants a quiet machine: run by `make bench`")
 	}
 	needsRoot(t)

@@ -17,12 +17,12 @@ import (
 // TestMain runs the tests in a network namespace of their own: what they start is all that there is to see, and what
 // they watch is only that. Without root the house rules still run, and each smoke test skips.
 func TestMain(m *testing.M) {
-	if os.Getenv("SPILE_TEST_NETNS") != "" || os.Getuid() != 0 {
+	if os.Getenv("TEST_SPILE_NETNS") != "" || os.Getuid() != 0 {
 		os.Exit(m.Run())
 	}
 	self := exec.Command("/proc/self/exe", os.Args[1:]...)
 	self.Args[0] = os.Args[0]
-	self.Env = append(os.Environ(), "SPILE_TEST_NETNS=1")
+	self.Env = append(os.Environ(), "TEST_SPILE_NETNS=1")
 	self.Stdout, self.Stderr = os.Stdout, os.Stderr
 	self.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if err := self.Run(); err != nil {
@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 // needsRoot skips a test that loads eBPF programs, and brings up the loopback of the test's namespace.
 func needsRoot(t *testing.T) {
 	t.Helper()
-	if os.Getenv("SPILE_TEST_NETNS") == "" {
+	if os.Getenv("TEST_SPILE_NETNS") == "" {
 		t.Skip("needs root: it loads eBPF programs and makes network namespaces")
 	}
 	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
@@ -50,6 +50,9 @@ var builtOnce = sync.OnceValues(func() (programs, error) {
 	dir, err := filepath.Abs("../bin")
 	if err != nil {
 		return programs{}, err
+	}
+	if given := os.Getenv("TEST_SPILE_BIN"); given != "" { // programs built elsewhere, such as a release
+		return programs{filepath.Join(given, "spile"), filepath.Join(given, "spile-agent")}, nil
 	}
 	p := programs{filepath.Join(dir, "spile"), filepath.Join(dir, "spile-agent")}
 	out, err := exec.Command("make", "-C", "..", "--no-print-directory", "build").CombinedOutput()

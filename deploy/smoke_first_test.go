@@ -23,10 +23,11 @@ func TestSmokeFirstCall(t *testing.T) {
 	}
 	calls := p.calls()
 	c := calls[0]
-	if len(calls) != 1 || c.Method != "GET" || c.Path != "/users/42" || c.Route != "/users/{id}" || c.StatusCode != 200 || c.Scheme != "https" || c.Observed != "both" {
+	if len(calls) != 1 || c.Method != "GET" || c.Path != "/users/42" || c.Route != "/users/{id}" || c.StatusCode != 200 || c.Scheme != "https" {
 		t.Errorf("calls: %+v", calls)
 	}
-	if c.Source.Process != "curl" || c.Destination.Process != "openssl" || c.Destination.Port != 9443 {
+	// s_server -www moves its bytes by a BIO inside libssl, so only curl's end is decoded; that must be said.
+	if c.Source.Process != "curl" || c.Observed != "client" || c.Destination.Port != 9443 {
 		t.Errorf("peers: %+v → %+v", c.Source, c.Destination)
 	}
 	var rules []string

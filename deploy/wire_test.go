@@ -92,7 +92,7 @@ type wire struct {
 
 func newWire(t *testing.T) *wire {
 	t.Helper()
-	if os.Getenv("SPILE_TEST_NETNS") != "" {
+	if os.Getenv("TEST_SPILE_NETNS") != "" {
 		needsRoot(t)
 	}
 	id, err := identity.Open(t.TempDir()+"/identity", time.Now)
