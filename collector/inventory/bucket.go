@@ -19,7 +19,7 @@ type Bucket struct {
 }
 
 const (
-	perBucket = 16
+	perBucket = 32
 	// Keys of the buckets: a prefix and a number.
 	endpointPrefix = "ep."
 	servicePrefix  = "sv."

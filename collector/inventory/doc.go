@@ -19,7 +19,7 @@
 //
 //	calls observed = Σ calls + Σ client-only sightings of covered servers;  Σ service calls = Σ endpoint calls + Σ unmatched
 //
-// The rows live in memory and, packed 16 to a bucket in the order of their birth, in the journal: a commit writes few
+// The rows live in memory and, packed 32 to a bucket in the order of their birth, in the journal: a commit writes few
 // messages, and each costs a sync. A bucket is changed in place and never moves. One goroutine calls Observe, Flush and
 // Restore; any number may read. Rows handed out are never changed again.
 package inventory
