@@ -13,7 +13,7 @@ import (
 // A segment file is a header and records, little endian:
 //
 //	header  magic "SPOOL\x01\r\n" | epoch u64
-//	record  crc32c of the next 24 bytes u32 | crc32c of payload u32 | payload length u32 | count u32 | seq u64 | sealed Unix ns i64 | payload
+//	record  crc32c of the rest of the head u32 | crc32c of payload u32 | payload length u32 | count u32 | seq u64 | sealed Unix ns i64 | payload
 //
 // The record head has its own checksum: when only a payload is damaged, the calls lost are known
 // exactly and the records after it are still readable.
