@@ -133,7 +133,7 @@ func (w *Watcher) handOnMapped(p *watched, lib Library, m mapping) {
 		return
 	}
 	defer handle.Close()
-	file := describe(w.config.Cache, lib, m.path, handle)
+	file := Describe(w.config.Cache, lib, m.path, handle)
 	p.files[m.id] = file.ID
 	w.handOn(p.Process, file)
 }
@@ -145,7 +145,7 @@ func (w *Watcher) handOnPath(lib Library, path string, seen map[Identity]bool) {
 		return // a dangling link: no program can map it either
 	}
 	defer handle.Close()
-	file := describe(w.config.Cache, lib, path, handle)
+	file := Describe(w.config.Cache, lib, path, handle)
 	if file.Problem != nil || seen[file.ID] {
 		return // a linker script or another architecture's library: no program here maps it
 	}
@@ -161,8 +161,8 @@ func (w *Watcher) handOn(p Process, f File) {
 	w.config.Sink.Use(p, f)
 }
 
-// describe reads an open library.
-func describe(cache *Cache, lib Library, path string, handle *os.File) File {
+// Describe reads an open library, as it is handed on to a Sink.
+func Describe(cache *Cache, lib Library, path string, handle *os.File) File {
 	f := File{Library: lib.Name, Path: path}
 	s, err := stampOf(handle)
 	if err != nil {

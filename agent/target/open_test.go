@@ -200,7 +200,7 @@ func TestIdentity(t *testing.T) {
 
 func identityOf(t *testing.T, dir string) Identity {
 	t.Helper()
-	f := describe(NewCache(slow()), Libraries()[0], dir, open(t, filepath.Join(dir, "libssl.so.3")))
+	f := Describe(NewCache(slow()), Libraries()[0], dir, open(t, filepath.Join(dir, "libssl.so.3")))
 	return f.ID
 }
 

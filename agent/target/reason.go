@@ -119,7 +119,7 @@ func (e *Explainer) decodable(pid uint32, mappings []mapping) (name, problem str
 			if err != nil {
 				return "", fmt.Sprintf("%s is not decoded: %v", lib.Name, err)
 			}
-			file := describe(e.Cache, lib, m.path, handle)
+			file := Describe(e.Cache, lib, m.path, handle)
 			handle.Close()
 			if file.Problem != nil {
 				return "", fmt.Sprintf("%s is not decoded: %v", lib.Name, file.Problem)
