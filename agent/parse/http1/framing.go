@@ -94,6 +94,7 @@ func (p *Parser) responseHead(h *half, f framing) {
 	case m.Status < 200 && m.Status != 101:
 		// Interim: the final response is still to come (RFC 9110 §15.2).
 		h.open, h.state, h.msg = false, head, nil
+		p.pool.Put(m)
 		return
 	case m.Status == 101 || method == "CONNECT" && m.Status < 300:
 		p.pair(h)

@@ -153,7 +153,7 @@ func (p *Parser) parseHead(side parse.Side, b []byte) (*parse.Message, framing, 
 	b = p.scratch
 	line := bytes.IndexByte(b, '\n') + 1
 	first := trimEnd(b[:line])
-	m := p.message()
+	m := p.pool.Get()
 	dropped := p.split(b, line, &f)
 	s := string(b)
 	if !startLine(m, side, s[:len(first)]) {

@@ -116,10 +116,6 @@ func (p *Parser) abandon() {
 // drop counts one request as lost; what is left of it is still read, for its framing.
 func (p *Parser) drop(c *call) {
 	p.counts.Lost++
-	if h := &p.half[parse.Requests]; h.call == c {
-		h.call = nil
-		return
-	}
 	p.recycle(c)
 }
 
@@ -162,9 +158,6 @@ func (p *Parser) settle() {
 		return
 	}
 	p.answer = nil
-	if h := &p.half[parse.Requests]; h.call == c {
-		h.call = nil
-	}
 	if c.req == nil || c.resp == nil {
 		if c.gap {
 			p.counts.Lost++
@@ -178,9 +171,7 @@ func (p *Parser) settle() {
 	x := parse.Exchange{Request: c.req, Response: c.resp, Ordinal: c.ordinal, LateJoin: p.lateDue, Gap: c.gap}
 	p.lateDue = false
 	p.emit(&x)
-	if h := &p.half[parse.Requests]; h.msg != c.req {
-		p.recycle(c)
-	}
+	p.recycle(c)
 }
 
 // Close implements parse.Parser.
@@ -208,13 +199,13 @@ func (p *Parser) finish() {
 			p.counts.Unanswered++
 		}
 	}
-	p.calls, p.spare = nil, nil
+	p.calls, p.spare, p.pool = nil, nil, parse.Pool{}
 	for i := range p.half {
 		p.half[i].buf, p.half[i].call = nil, nil
 	}
 }
 
-// newCall and recycle keep two calls, so that a keep-alive connection allocates nothing but its strings.
+// newCall and recycle keep two calls for reuse.
 func (p *Parser) newCall(ordinal uint64) *call {
 	if n := len(p.spare); n > 0 {
 		c := p.spare[n-1]
@@ -226,31 +217,21 @@ func (p *Parser) newCall(ordinal uint64) *call {
 }
 
 func (p *Parser) recycle(c *call) {
-	for _, m := range []*parse.Message{c.req, c.resp} {
-		if m != nil && len(p.messages) < 4 {
-			p.messages = append(p.messages, m)
+	reading := false
+	for i := range p.half {
+		h := &p.half[i]
+		if h.call == c {
+			h.call = nil
 		}
+		reading = reading || h.msg != nil && (h.msg == c.req || h.msg == c.resp)
 	}
+	if reading {
+		return // what is left of the message is still read, for its framing
+	}
+	p.pool.Put(c.req)
+	p.pool.Put(c.resp)
 	*c = call{}
 	if len(p.spare) < 2 {
 		p.spare = append(p.spare, c)
 	}
-}
-
-// message returns an empty message. A large body is not kept for the next one.
-func (p *Parser) message() *parse.Message {
-	n := len(p.messages)
-	if n == 0 {
-		return &parse.Message{}
-	}
-	m := p.messages[n-1]
-	p.messages = p.messages[:n-1]
-	header, trailer, body := m.Header, m.Trailer, m.Body
-	clear(header)
-	clear(trailer)
-	if cap(body) > 4096 {
-		body = nil
-	}
-	*m = parse.Message{Header: header[:0], Trailer: trailer[:0], Body: body[:0]}
-	return m
 }

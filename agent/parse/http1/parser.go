@@ -99,11 +99,11 @@ type Parser struct {
 	sound     bool // at least one head was read
 	strikes   int
 
-	counts   parse.Counts
-	scratch  []byte
-	spans    []span
-	spare    []*call
-	messages []*parse.Message
+	counts  parse.Counts
+	scratch []byte
+	spans   []span
+	spare   []*call
+	pool    parse.Pool
 }
 
 // New makes a parser. late says that the stream was joined after its first byte.

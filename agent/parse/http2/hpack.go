@@ -52,12 +52,12 @@ func (d *decoder) decode(b []byte, emit func(name, value string, known bool)) er
 	d.updates = 0
 	for fields := 0; len(b) > 0; {
 		if b[0]&0xe0 == 0x20 { // table size update, before the first field only (RFC 7541 §4.2)
+			d.updates++
 			n, rest, ok := integer(b, 5)
 			if !ok || n > d.limit || fields > 0 {
 				return errCompression
 			}
 			b = rest
-			d.updates++
 			d.max = int(min(n, 1<<30))
 			d.evict(0)
 			continue

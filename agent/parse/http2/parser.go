@@ -96,6 +96,7 @@ type Parser struct {
 	gaps    int // calls with gap set, about
 	swept   time.Duration
 	counts  parse.Counts
+	pool    parse.Pool
 }
 
 const none = -2

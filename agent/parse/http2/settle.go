@@ -65,6 +65,8 @@ func (p *Parser) settle(c *call) {
 	x := parse.Exchange{Request: c.req, Response: c.resp, Ordinal: uint64(c.id), LateJoin: p.lateDue, Gap: c.gap}
 	p.lateDue = false
 	p.emit(&x)
+	p.pool.Put(c.req)
+	p.pool.Put(c.resp)
 }
 
 func (p *Parser) lose(c *call) {
@@ -235,7 +237,7 @@ func (p *Parser) Close(time.Duration) {
 	for _, id := range slices.Sorted(maps.Keys(p.calls)) {
 		p.settle(p.calls[id])
 	}
-	p.calls = nil
+	p.calls, p.pool = nil, parse.Pool{}
 	for i := range p.half {
 		p.half[i].buf, p.half[i].block, p.half[i].hpack = nil, nil, decoder{}
 	}

@@ -104,7 +104,8 @@ func (p *Parser) fragment(h *half, b []byte, last bool, at time.Duration) {
 
 // decode turns a header block into a message. Fields beyond the limits are decoded, for the table, and not kept.
 func (p *Parser) decode(h *half, b []byte, at time.Duration) (*parse.Message, bool) {
-	m := &parse.Message{Protocol: "http/2", Start: h.blockStart, HeadEnd: at, End: at, Header: make([]parse.Field, 0, 16)}
+	m := p.pool.Get()
+	m.Protocol, m.Start, m.HeadEnd, m.End = "http/2", h.blockStart, at, at
 	size := 0
 	host := ""
 	err := h.hpack.decode(b, func(name, value string, known bool) {
