@@ -80,25 +80,29 @@ func Open(dir string, now func() time.Time) (*Authority, error) {
 		return nil, err
 	}
 	a := &Authority{dir: dir, now: now}
-	if err := a.openCA(); err != nil {
+	if err := a.complete(); err != nil {
 		return nil, err
 	}
-	token, err := loadOrCreate(filepath.Join(dir, "token"), newHexSecret)
-	if err != nil {
-		return nil, err
-	}
-	if a.token, err = hexSecret(token, filepath.Join(dir, "token")); err != nil {
-		return nil, err
-	}
-	key, err := loadOrCreate(filepath.Join(dir, "install.key"), newRawSecret)
+	keyPath, tokenPath := filepath.Join(dir, "install.key"), filepath.Join(dir, "token")
+	key, err := loadOrCreate(keyPath, newRawSecret)
 	if err != nil {
 		return nil, err
 	}
 	if len(key) != keyBytes {
 		return nil, fmt.Errorf("read install key %s: %w: want %d bytes, have %d (restore it from a backup; a new key changes every keyed hash)",
-			filepath.Join(dir, "install.key"), ErrDamaged, keyBytes, len(key))
+			keyPath, ErrDamaged, keyBytes, len(key))
 	}
 	a.install = key
+	if err := a.openCA(); err != nil {
+		return nil, err
+	}
+	token, err := loadOrCreate(tokenPath, newHexSecret)
+	if err != nil {
+		return nil, err
+	}
+	if a.token, err = hexSecret(token, tokenPath); err != nil {
+		return nil, err
+	}
 	if _, err := a.certificate(); err != nil {
 		return nil, err
 	}
@@ -113,6 +117,21 @@ func (a *Authority) Key() []byte { return append([]byte(nil), a.install...) }
 
 // CA is the certificate that agents must trust, in PEM.
 func (a *Authority) CA() []byte { return append([]byte(nil), a.caPEM...) }
+
+// complete refuses a directory that has lost a key. ca.pem is made last, so where it is, the keys have
+// been; making new ones in silence would cut off every agent or change every keyed hash.
+func (a *Authority) complete() error {
+	if _, err := statMode(filepath.Join(a.dir, "ca.pem")); err != nil {
+		return nil // A new directory, or one whose first start was cut short.
+	}
+	for _, name := range []string{"install.key", "ca.key"} {
+		if _, err := statMode(filepath.Join(a.dir, name)); err != nil {
+			return fmt.Errorf("open identity in %s: %w: %s is missing (restore it from a backup, or move the directory away to make a new identity)",
+				a.dir, ErrDamaged, name)
+		}
+	}
+	return nil
+}
 
 func (a *Authority) openCA() error {
 	keyPath, certPath := filepath.Join(a.dir, "ca.key"), filepath.Join(a.dir, "ca.pem")
