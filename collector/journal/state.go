@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,7 +11,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
 )
 
 // Entry is one key of a partition's state. A nil or empty Value removes the key.
@@ -109,7 +109,7 @@ func (j *Journal) Commit(ctx context.Context, partition int, revision uint64, en
 		return 0, j.wrap("commit", ctx.Err())
 	}
 
-	b := batch{id: nuid.Next(), prefix: "st." + partitionToken(partition) + ".", fence: strconv.FormatUint(revision, 10)}
+	b := batch{id: rand.Text(), prefix: "st." + partitionToken(partition) + ".", fence: strconv.FormatUint(revision, 10)}
 	for i, e := range entries {
 		m := b.message(e.Key, e.Value)
 		if i == 0 {
