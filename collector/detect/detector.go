@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 
 	v1 "github.com/spile/spile/proto/spile/v1"
@@ -19,7 +18,6 @@ const maxSpread = 1000
 type Detector struct {
 	rules    *Rules
 	limit    int
-	adapter  types.Adapter
 	table    []fact
 	findings map[string]*entry
 	// spread counts the findings of each rule and service.
@@ -43,11 +41,7 @@ func New(rules *Rules, limit int) (*Detector, error) {
 	if limit < 1 {
 		return nil, fmt.Errorf("make detector: limit of %d findings is not positive", limit)
 	}
-	adapter, err := types.NewRegistry(&v1.Call{})
-	if err != nil {
-		return nil, fmt.Errorf("make detector: register call: %w", err)
-	}
-	return &Detector{rules: rules, limit: limit, adapter: adapter, table: factTable(), findings: make(map[string]*entry),
+	return &Detector{rules: rules, limit: limit, table: factTable(), findings: make(map[string]*entry),
 		spread: make(map[[2]string]int), counters: &Counters{}}, nil
 }
 
@@ -115,7 +109,7 @@ func (d *Detector) add(e *entry) {
 	d.spread[[2]string{e.finding.GetRule(), e.finding.GetService()}]++
 }
 
-func (d *Detector) value(call *v1.Call) ref.Val { return d.adapter.NativeToValue(call) }
+func (d *Detector) value(call *v1.Call) ref.Val { return d.rules.adapter.NativeToValue(call) }
 
 func (d *Detector) factsOf(call *v1.Call) facts {
 	var has facts

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand"
 	"slices"
+	"sync"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -200,6 +201,32 @@ func TestRoutesBeyondTheSpreadBecomeOneFinding(t *testing.T) {
 	}
 	if f := one(t, d, basic(7, 2, "/r7", false)); f.Route != "/r7" || f.Count != 2 {
 		t.Fatalf("a known route: %v", f)
+	}
+}
+
+// Partitions share compiled rules and counters, each with a goroutine of its own.
+func TestDetectorsShareRules(t *testing.T) {
+	rules, err := detect.Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &detect.Counters{}
+	var running sync.WaitGroup
+	for range 4 {
+		d, err := detect.New(rules, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.CountTo(c)
+		running.Go(func() {
+			for i := range 200 {
+				d.Observe(basic(i, 1, "/a", i%2 == 0))
+			}
+		})
+	}
+	running.Wait()
+	if n := counts(c); n["matched"] != 800 || n["errors"] != 0 {
+		t.Fatalf("counters %v, want 800 matched", n)
 	}
 }
 

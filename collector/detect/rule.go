@@ -12,7 +12,10 @@ import (
 	"slices"
 	"strings"
 
+	"cel.dev/cel-go/common/types"
 	"go.yaml.in/yaml/v3"
+
+	v1 "github.com/spile/spile/proto/spile/v1"
 )
 
 // maxRuleBytes bounds one rule file.
@@ -56,9 +59,20 @@ type SeverityIf struct {
 	Severity string `yaml:"severity"`
 }
 
-// Rules are compiled rules, in order of id.
+// Rules are compiled rules, in order of id. Any number of detectors share them.
 type Rules struct {
 	list []*Rule
+	// adapter makes CEL values of calls.
+	adapter types.Adapter
+}
+
+func newRules(list []*Rule) (*Rules, error) {
+	adapter, err := types.NewRegistry(&v1.Call{})
+	if err != nil {
+		return nil, fmt.Errorf("register calls with CEL: %w", err)
+	}
+	slices.SortFunc(list, func(a, b *Rule) int { return strings.Compare(a.ID, b.ID) })
+	return &Rules{list: list, adapter: adapter}, nil
 }
 
 // Builtin compiles the rules that are part of the program.
@@ -76,7 +90,7 @@ func Load(dir fs.FS) (*Rules, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list rules: %w", err)
 	}
-	rules := &Rules{}
+	var list []*Rule
 	for _, name := range names {
 		data, err := readCapped(dir, name)
 		if err != nil {
@@ -89,13 +103,12 @@ func Load(dir fs.FS) (*Rules, error) {
 		if want := strings.TrimSuffix(path.Base(name), ".yaml"); r.ID != want {
 			return nil, fmt.Errorf("load rule %s: %w: id %q differs from the file's name", name, ErrRule, r.ID)
 		}
-		rules.list = append(rules.list, r)
+		list = append(list, r)
 	}
-	if len(rules.list) == 0 {
+	if len(list) == 0 {
 		return nil, fmt.Errorf("load rules: %w: no *.yaml file", ErrRule)
 	}
-	slices.SortFunc(rules.list, func(a, b *Rule) int { return strings.Compare(a.ID, b.ID) })
-	return rules, nil
+	return newRules(list)
 }
 
 func readCapped(dir fs.FS, name string) ([]byte, error) {
@@ -129,9 +142,6 @@ func Parse(data []byte) (*Rule, error) {
 	}
 	return r, nil
 }
-
-// All returns the rules in order of id. They must not be changed.
-func (r *Rules) All() []*Rule { return r.list }
 
 // check refuses what a rule must not leave open.
 func (r *Rule) check() error {

@@ -62,7 +62,11 @@ func (r *Rules) Verify() error {
 }
 
 func (r *Rule) verify(t Test) error {
-	d, err := New(&Rules{list: []*Rule{r}}, 1000)
+	alone, err := newRules([]*Rule{r})
+	if err != nil {
+		return err
+	}
+	d, err := New(alone, 1000)
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,4 @@ func TestBuiltinRulesDoWhatTheirTestsSay(t *testing.T) {
 	if err := rules.Verify(); err != nil {
 		t.Fatal(err)
 	}
-	if n := len(rules.All()); n != 3 {
-		t.Fatalf("%d built-in rules, want 3", n)
-	}
 }

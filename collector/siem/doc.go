@@ -9,7 +9,8 @@
 //
 // A slow or broken sink holds up only itself. The position moves after Sync alone, so nothing is lost while a sink is down; after
 // a crash the last finding may come twice. Both lines have the same event id (finding id and revision), by which a receiver can
-// tell. A finding is delivered when its revision rose: counting further calls is not news.
+// tell. A finding is delivered when its revision rose: counting further calls is not news. Which revisions went out is known only
+// as long as the process lives: after a restart a finding that is still being counted comes once more, with the id it had.
 //
 // What is lost: a stored value that is no finding (skipped and counted as an error); the oldest lines of a file beyond its
 // size times its number of rotations; and, on standard output, what the reader of the pipe throws away.

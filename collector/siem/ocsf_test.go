@@ -1,8 +1,10 @@
 package siem
 
 import (
+	"bytes"
 	"encoding/json"
 	"math"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +12,8 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/spile/spile/collector/detect"
+	"github.com/spile/spile/proto/line"
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
 
@@ -173,4 +177,41 @@ func FuzzOCSF(f *testing.F) {
 			t.Fatalf("not one line of JSON: %q", line)
 		}
 	})
+}
+
+// What the built-in rules really find, mapped and validated.
+func TestOCSFOfRealFindingsIsValid(t *testing.T) {
+	validate := validator(t, "detection_finding")
+	rules, err := detect.Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := detect.New(rules, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls, err := os.ReadFile("../detect/testdata/agent.calls.jsonl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text := range bytes.Lines(calls) {
+		call := &v1.Call{}
+		if err := line.Unmarshal(text, call); err != nil {
+			t.Fatal(err)
+		}
+		call.Service, call.Route = "shop.example", call.Path
+		d.Observe(call)
+	}
+	if len(d.Findings()) == 0 {
+		t.Fatal("no finding")
+	}
+	for _, f := range d.Findings() {
+		out, err := ocsfLine(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := validate(out); err != nil || !strings.Contains(string(out), `"src_endpoint":{"ip":"10.0.0.1","port":5}`) {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}
 }
