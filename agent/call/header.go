@@ -19,7 +19,7 @@ func headerNames(header []parse.Field) []string {
 	for _, h := range header {
 		name, ok := commonNames[h.Name]
 		if !ok {
-			name = maskedName(h.Name)
+			name = clean(segment.MaskHeaderName(h.Name))
 			if low := strings.ToLower(name); low != name {
 				name = low
 			} else if name == h.Name {
@@ -177,7 +177,7 @@ func mediaType(header []parse.Field) (string, bool) {
 		if !ok || len(typ) > 32 || len(sub) > 96 {
 			return "", true
 		}
-		return strings.ToLower(maskedName(typ) + "/" + segment.MaskHost(sub)), true
+		return clean(strings.ToLower(maskedName(typ) + "/" + segment.MaskHost(sub))), true
 	}
 	return "", false
 }

@@ -56,7 +56,7 @@ func (d *Describer) jwt(s string) *jwtToken {
 // claim takes one member of the payload, or one element of a member that is an array of strings.
 func (j *jwtToken) claim(name string, t token, v []byte) {
 	f := j.facts
-	if m := strings.Clone(maskedName(name)); !contains(f.Claims, m) && len(f.Claims) < maxClaims {
+	if m := maskedName(name); !contains(f.Claims, m) && len(f.Claims) < maxClaims {
 		f.Claims = append(f.Claims, m)
 	}
 	switch {
@@ -147,7 +147,7 @@ func maskReference(s string) string {
 		}
 		start = i + 1
 	}
-	if out := b.String(); segment.Lex(strings.ReplaceAll(s, "/", "-")) != segment.Secret || strings.Contains(out, "{") {
+	if out := clean(b.String()); segment.Lex(strings.ReplaceAll(s, "/", "-")) != segment.Secret || strings.Contains(out, "{") {
 		return out
 	}
 	return segment.MaskSecret

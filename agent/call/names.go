@@ -2,6 +2,7 @@ package call
 
 import (
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spile/spile/proto/segment"
 )
@@ -92,7 +93,8 @@ var commonNames = wordSet(`accept accept-charset accept-encoding accept-language
 	sec-ch-ua sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site sec-fetch-user server server-timing
 	set-cookie strict-transport-security sunset te traceparent tracestate trailer transfer-encoding upgrade
 	upgrade-insecure-requests user-agent vary via warning www-authenticate x-api-key x-content-type-options x-forwarded-for
-	x-forwarded-host x-forwarded-proto x-frame-options x-powered-by x-real-ip x-request-id x-requested-with x-xss-protection`)
+	x-amz-server-side-encryption x-b3-parentspanid x-b3-sampled x-b3-spanid x-b3-traceid x-correlation-id
+	x-envoy-upstream-service-time x-forwarded-host x-forwarded-proto x-frame-options x-powered-by x-real-ip x-request-id x-requested-with x-xss-protection`)
 
 func wordSet(words string) map[string]string {
 	set := make(map[string]string)
@@ -102,7 +104,14 @@ func wordSet(words string) map[string]string {
 	return set
 }
 
-// maskedName is segment.MaskName for names of any length; the result shares no memory with a name that has to be cut.
+// maskedName is segment.MaskName as valid UTF-8, as protobuf demands.
 func maskedName(name string) string {
-	return segment.MaskName(name)
+	return clean(segment.MaskName(name))
+}
+
+func clean(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
 }

@@ -73,7 +73,7 @@ func authority(header, fromTarget string) string {
 			port = ""
 		}
 	}
-	return strings.Clone(strings.ToLower(segment.MaskHost(host) + port))
+	return strings.Clone(clean(strings.ToLower(segment.MaskHost(host) + port)))
 }
 
 // maskPath masks each segment and bounds the whole.
@@ -97,7 +97,7 @@ func maskPath(p string) string {
 		}
 		b.WriteString(m)
 	}
-	return b.String()
+	return clean(b.String())
 }
 
 // urlFields describes the query, the identifiers in the path and the cookies of a request.

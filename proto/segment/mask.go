@@ -41,6 +41,19 @@ func MaskName(s string) string {
 	return s
 }
 
+// MaskHeaderName is MaskName for names whose case was folded: half of what tells a key from a word is gone, so a name
+// needs less to be taken for one.
+func MaskHeaderName(s string) string {
+	m := MaskName(s)
+	if m != s || len(s) < minRandom {
+		return m
+	}
+	if f := survey([]byte(s)); f.peak >= foldedAlarm {
+		return MaskSecret
+	}
+	return s
+}
+
 // MaskHost masks the labels of a host name (or an authority with port), each by itself.
 func MaskHost(host string) string {
 	start, changed := 0, false

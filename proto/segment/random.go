@@ -17,10 +17,11 @@ func (s *facts) alnum() int   { return s.lower + s.upper + s.digits }
 
 // Thresholds of the detector, in quarters of a bit; see TestRandomIsMasked and TestNamesStay for what they give.
 const (
-	alarm      = 22
-	mixedAlarm = 16 // where lower case, upper case and digits are mixed
-	minRandom  = 16 // characters
-	hexSecret  = 16 // hex digits in a row
+	alarm       = 22
+	mixedAlarm  = 16 // where lower case, upper case and digits are mixed
+	foldedAlarm = 13 // where the case was folded
+	minRandom   = 16 // characters
+	hexSecret   = 16 // hex digits in a row
 )
 
 // States of the model of names: what the name was doing when the next character comes.

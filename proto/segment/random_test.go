@@ -67,6 +67,29 @@ func TestNamesStay(t *testing.T) {
 	}
 }
 
+func TestHeaderNames(t *testing.T) {
+	for _, s := range strings.Fields(`access-control-request-headers content-security-policy-report-only x-ratelimit-remaining 
+		sec-websocket-extensions x-correlation-identifier x-content-type-options strict-transport-security cf-connecting-ip
+		grpc-accept-encoding x-cloud-trace-context x-github-request-id
+		stripe-idempotency-key ocp-apim-subscription-key x-hub-signature-256 x-datadog-sampling-priority`) {
+		if m := MaskHeaderName(s); m != s {
+			t.Errorf("MaskHeaderName(%q) = %q", s, m)
+		}
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	missed := 0
+	for range 200_000 {
+		s := strings.ToLower(random(r, base62+"-_", 22))
+		if MaskHeaderName(s) == s {
+			missed++
+		}
+	}
+	t.Logf("%d of 200000 random names in lower case missed", missed)
+	if missed > 20 {
+		t.Errorf("%d of 200000 random names would leave the node", missed)
+	}
+}
+
 func FuzzMask(f *testing.F) {
 	for _, s := range []string{"", "users", "42", "%", "%4", "%zz", "{secret}", "{", "a@b.co", "4111111111111111", "eyJhbGciOiJIUzI1NiJ9.e30.x", "\xff\xfe", strings.Repeat("a", 300), "v1", "+49", "2026-11-21T"} {
 		f.Add(s)
