@@ -34,6 +34,7 @@ type Outlet struct {
 	sink   Sink
 	format func(*v1.Finding) ([]byte, error)
 	wait   func(ctx context.Context, d time.Duration)
+	notice func(sink string, err error)
 	// known is the last delivered revision of each finding. Only Run uses it.
 	known map[string]uint64
 
@@ -55,7 +56,7 @@ func Open(c Config, w World) (*Outlet, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Outlet{config: c, sink: sink, format: f.make(w), wait: sleep, known: make(map[string]uint64)}, nil
+	return &Outlet{config: c, sink: sink, format: f.make(w), wait: sleep, notice: w.Notice, known: make(map[string]uint64)}, nil
 }
 
 // Durable is the name under which the outlet's position is kept.
@@ -118,8 +119,12 @@ func (o *Outlet) deliver(value []byte) error {
 	o.known[f.Id] = f.Revision
 	o.mu.Lock()
 	o.delivered++
+	worked := !o.failing
 	o.failing = false
 	o.mu.Unlock()
+	if !worked && o.notice != nil {
+		o.notice(o.config.Name, nil)
+	}
 	return nil
 }
 
@@ -135,8 +140,12 @@ func (o *Outlet) fail(err error) {
 	text = strings.ToValidUTF8(text[:min(len(text), maxErrorBytes)], "")
 	o.mu.Lock()
 	o.errors++
+	worked := !o.failing
 	o.failing, o.lastError = true, text
 	o.mu.Unlock()
+	if worked && o.notice != nil {
+		o.notice(o.config.Name, err)
+	}
 }
 
 // Status is what "spile sinks" shows. The caller knows the backlog. LastError stays until a later delivery worked.

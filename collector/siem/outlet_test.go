@@ -127,7 +127,10 @@ func TestOutletLosesNothingWhileTheSinkIsDown(t *testing.T) {
 	for i := range 50 {
 		q.add(t, finding(i, 1))
 	}
-	o := mustOutlet(t, Config{Kind: "file", Path: path}, World{})
+	notices := ""
+	o := mustOutlet(t, Config{Kind: "file", Path: path}, World{Notice: func(sink string, err error) {
+		notices += fmt.Sprintf("%s %v; ", sink, err)
+	}})
 	pauses := []time.Duration{}
 	o.wait = func(_ context.Context, d time.Duration) {
 		if s := o.Status(); s.Errors == 0 || !strings.Contains(s.LastError, path) {
@@ -145,6 +148,9 @@ func TestOutletLosesNothingWhileTheSinkIsDown(t *testing.T) {
 	}
 	if s := o.Status(); s.Delivered != 50 || s.Errors != 12 || s.LastError != "" {
 		t.Fatalf("status %v", s)
+	}
+	if want := "file write to " + path + ": open " + path + ": no such file or directory; file <nil>; "; notices != want {
+		t.Errorf("noticed %q, want %q", notices, want)
 	}
 	for i, d := range pauses {
 		full := min(minWait<<i, maxWait)

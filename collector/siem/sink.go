@@ -41,6 +41,8 @@ type World struct {
 	Stdout io.Writer
 	// Version is Spile's, Tenant the installation's name for a SIEM that serves many.
 	Version, Tenant string
+	// Notice, where given, hears when a sink begins to fail, and with a nil error when it works again.
+	Notice func(sink string, err error)
 }
 
 // kind is one line of the table of sinks.
