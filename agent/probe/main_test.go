@@ -103,7 +103,7 @@ func (c *counting) hits(t testing.TB, program string) uint64 {
 	return n
 }
 
-// caller is a Python program that maps a library and calls SSL_free(NULL) as often as it is told.
+// caller is a Python program that maps a library and calls what it is told to, as often as it is told.
 type caller struct {
 	*exec.Cmd
 	in  io.WriteCloser
@@ -115,12 +115,14 @@ func newCaller(t testing.TB, library string) *caller {
 	const program = `
 import ctypes, sys
 lib = ctypes.CDLL(sys.argv[1])
-lib.SSL_free.argtypes = [ctypes.c_void_p]
+lib.SSL_free.restype = None
 print("ready", flush=True)
 for line in sys.stdin:
-    for _ in range(int(line)):
-        lib.SSL_free(None)
-    print("done", flush=True)
+    name, times = line.split()
+    total = 0
+    for _ in range(int(times)):
+        total += getattr(lib, name)(None) or 0
+    print("done", total, flush=True)
 `
 	c := &caller{Cmd: exec.Command("/usr/bin/python3", "-c", program, library)}
 	c.Stderr = os.Stderr
@@ -143,10 +145,16 @@ for line in sys.stdin:
 
 func (c *caller) call(t testing.TB, times int) {
 	t.Helper()
-	if _, err := fmt.Fprintln(c.in, times); err != nil {
+	c.sum(t, "SSL_free", times, 0)
+}
+
+// sum calls a function and checks the sum of what it returned.
+func (c *caller) sum(t testing.TB, function string, times, want int) {
+	t.Helper()
+	if _, err := fmt.Fprintln(c.in, function, times); err != nil {
 		t.Fatal(err)
 	}
-	c.expect(t, "done\n")
+	c.expect(t, fmt.Sprintln("done", want))
 }
 
 func (c *caller) expect(t testing.TB, want string) {

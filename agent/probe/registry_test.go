@@ -266,7 +266,7 @@ func TestTargetKilled(t *testing.T) {
 	r := registry(t, programs, DefaultTimes())
 	r.Use(victim.process(), described(t, path))
 	r.Use(other.process(), described(t, path))
-	fmt.Fprintln(victim.in, 100_000_000)
+	fmt.Fprintln(victim.in, "SSL_free", 100_000_000)
 	eventually(t, "the victim to be busy", func() bool { return programs.hits(t, freed) > 100 })
 	victim.Process.Kill()
 	victim.Wait()

@@ -23,6 +23,7 @@ const (
 // image is the outline of an ELF file (System V gABI, chapters 4 and 5).
 type image struct {
 	r           *bounded
+	machine     elf.Machine
 	segments    []segment
 	sections    []section
 	nameSection int // the section that holds the names of sections
@@ -53,7 +54,7 @@ func openImage(r *bounded) (*image, error) {
 		return nil, ErrNotELF
 	}
 	le := binary.LittleEndian
-	im := &image{r: r, nameSection: int(le.Uint16(head[62:]))}
+	im := &image{r: r, machine: elf.Machine(le.Uint16(head[18:])), nameSection: int(le.Uint16(head[62:]))}
 	if err := im.readSegments(le.Uint64(head[32:]), int(le.Uint16(head[54:])), int(le.Uint16(head[56:]))); err != nil {
 		return nil, fmt.Errorf("read program headers: %w", err)
 	}

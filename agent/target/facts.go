@@ -10,7 +10,8 @@ import (
 // Facts are what an ELF file says about itself.
 type Facts struct {
 	BuildID   string
-	Functions map[string]uint64 // exported functions that were asked for → file offset
+	Functions map[string]uint64 // exported functions that were asked for → file offset of the entry
+	Places    map[string]uint64 // the same functions → file offset where probes cost least
 	Go        *Go               // nil: not a Go program
 	StaticTLS string            // a function of OpenSSL or BoringSSL that is linked into the executable; "" = none found
 	Partial   bool              // the budget was spent before every question was answered
@@ -26,8 +27,14 @@ func InspectLibrary(r io.ReaderAt, symbols []string, b Budget) (Facts, error) {
 	if f.BuildID, err = im.buildID(); err != nil {
 		return Facts{}, err
 	}
-	f.Functions, err = im.exported(symbols)
-	return f, err
+	if f.Functions, err = im.exported(symbols); err != nil {
+		return Facts{}, err
+	}
+	f.Places = make(map[string]uint64, len(f.Functions))
+	for name, entry := range f.Functions {
+		f.Places[name] = im.place(entry)
+	}
+	return f, nil
 }
 
 // InspectExecutable reads how a program may do TLS by itself. A spent budget leaves questions open, it is no error.

@@ -176,7 +176,7 @@ func Describe(cache *Cache, lib Library, path string, handle *os.File) File {
 		return f
 	}
 	f.ID.BuildID = facts.BuildID
-	sites, missing := lib.sites(facts.Functions)
+	sites, missing := lib.sites(facts.Places)
 	if missing != "" {
 		f.Problem = fmt.Errorf("read %s: it exports no %s, so it is not the %s that its name says", path, missing, lib.Name)
 		return f
