@@ -117,6 +117,9 @@ func (p *Parser) missed(h *half, heads uint64) {
 	}
 	// Every response that came without a request proves one, even where the kernel saw fewer begin.
 	n := max(heads, p.orphans)
+	if n > heads {
+		p.pipelines()
+	}
 	p.orphans = 0
 	p.requests += n
 	p.counts.Lost += n

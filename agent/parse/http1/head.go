@@ -54,7 +54,7 @@ func (p *Parser) readHead(h *half, data []byte, at time.Duration) int {
 			p.begin(h)
 		}
 		h.start, h.scanned = at, 0
-		if end := headEnd(data, 0); end >= 0 && end <= p.limits.Head && p.confirm(h, data) == parse.Yes {
+		if end := headEnd(data, 0); end >= 0 && end <= p.limits.Head && p.begins(h, data) == parse.Yes {
 			p.head(h, data[:end], at)
 			return end
 		}
@@ -64,7 +64,7 @@ func (p *Parser) readHead(h *half, data []byte, at time.Duration) int {
 	room := p.limits.Head - seam
 	take := min(len(data), room)
 	h.buf = append(h.buf, data[:take]...)
-	switch p.confirm(h, h.buf) {
+	switch p.begins(h, h.buf) {
 	case parse.No:
 		h.buf = h.buf[:0]
 		if !h.tentative {
@@ -96,8 +96,8 @@ func (p *Parser) readHead(h *half, data []byte, at time.Duration) int {
 	return take
 }
 
-// confirm checks the first bytes of a head. After a gap only certain begins count; in step any method will do.
-func (p *Parser) confirm(h *half, b []byte) parse.Verdict {
+// begins checks the first bytes of a head. After a gap only certain begins count; in step any method will do.
+func (p *Parser) begins(h *half, b []byte) parse.Verdict {
 	v := Sniff(h.side, b)
 	if h.tentative {
 		if v == parse.Yes {

@@ -9,6 +9,10 @@ import (
 // begin notes that a message begins. Only requests count: responses may turn out to be interim.
 func (p *Parser) begin(h *half) {
 	h.open, h.msg, h.call = true, nil, nil
+	if h.ended {
+		// Two messages in one buffer: whoever takes turns has nothing to put behind the first.
+		p.pipelines()
+	}
 	if h.side == parse.Responses {
 		return
 	}
@@ -45,15 +49,17 @@ func (p *Parser) pair(h *half) {
 	switch {
 	case n == 0:
 		p.certain = false
+		p.doubtful()
 		p.orphan(h.msg, ordinal)
 	case p.certain:
-		p.pipelined = p.pipelined || n > 1
+		if n > 1 {
+			p.pipelines()
+		}
 		p.take(h, 0)
 	case p.calls[n-1].ordinal == ordinal:
 		p.take(h, n-1)
 	case p.calls[n-1].ordinal > ordinal:
-		p.pipelined, p.ambiguous = true, true
-		p.abandon()
+		p.pipelines()
 	default:
 		p.abandon()
 		p.orphan(h.msg, ordinal)
@@ -75,6 +81,7 @@ func (p *Parser) take(h *half, i int) {
 	}
 	p.calls = append(p.calls[:0], p.calls[i+1:]...)
 	p.settle()
+	p.confirm()
 	c.resp, h.call, p.answer = h.msg, c, c
 }
 
@@ -98,10 +105,19 @@ func (p *Parser) methodOf(h *half) (method string, known bool) {
 
 // uncertain says that a head may have been lost. A connection that pipelines can't be paired from there on.
 func (p *Parser) uncertain() {
-	p.certain = false
-	if p.pipelined && !p.ambiguous {
+	p.certain, p.proofs = false, proofsNeeded
+	if p.pipelined {
+		p.pipelines()
+	}
+}
+
+// pipelines notes that the connection does not take turns; unless nothing was ever lost, its pairs are unknowable.
+func (p *Parser) pipelines() {
+	p.pipelined = true
+	if !p.certain && !p.ambiguous {
 		p.ambiguous = true
 		p.abandon()
+		p.doubtful()
 	}
 }
 
@@ -133,7 +149,7 @@ func (p *Parser) dropCall(c *call) {
 // endMessage says that h has read its message as far as it goes.
 func (p *Parser) endMessage(h *half, complete bool) {
 	c, m := h.call, h.msg
-	h.open, h.peek, h.state, h.msg, h.call = false, false, head, nil, nil
+	h.open, h.peek, h.state, h.msg, h.call, h.ended = false, false, head, nil, nil, true
 	h.buf, h.scanned = h.buf[:0], 0
 	if m != nil {
 		m.Complete = complete
@@ -167,6 +183,32 @@ func (p *Parser) settle() {
 		p.recycle(c)
 		return
 	}
+	if p.proofs > 0 {
+		p.doubted = c
+		return
+	}
+	p.handOut(c)
+}
+
+// confirm hands out the doubted pair: the next response went to the newest request again, so the connection takes turns.
+func (p *Parser) confirm() {
+	if c := p.doubted; c != nil {
+		p.doubted = nil
+		p.proofs--
+		p.handOut(c)
+	}
+}
+
+// doubtful gives up the doubted pair: something came that does not fit taking turns.
+func (p *Parser) doubtful() {
+	if c := p.doubted; c != nil {
+		p.doubted = nil
+		p.drop(c)
+	}
+}
+
+// handOut emits a call.
+func (p *Parser) handOut(c *call) {
 	p.counts.Emitted++
 	x := parse.Exchange{Request: c.req, Response: c.resp, Ordinal: c.ordinal, LateJoin: p.lateDue, Gap: c.gap}
 	p.lateDue = false
@@ -192,6 +234,10 @@ func (p *Parser) finish() {
 		}
 	}
 	p.settle()
+	if p.responses != p.requests {
+		p.doubtful()
+	}
+	p.confirm()
 	for _, c := range p.calls {
 		if !p.certain && c.ordinal < p.responses {
 			p.counts.Lost++

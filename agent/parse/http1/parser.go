@@ -18,7 +18,9 @@
 // saw begin there. While nothing was lost, order alone is certain, pipelined or not (RFC 9112 §9.3.2). After a loss a
 // response is paired only if its ordinal is that of the newest request, which is so on every connection that does
 // not pipeline; a connection that shows any other picture afterwards is ambiguous for good, and its requests
-// are counted as lost. So a pair is never guessed.
+// are counted as lost. The first pairs after a loss are handed out only when the next response goes to the newest
+// request again, or the end finds each request with one response: where a pipeline sends many heads in one buffer, the
+// kernel counts one.
 //
 // The Parser owns its messages and hands them out until emit returns. A request whose response head was lost, or whose
 // own head was lost, is counted, never emitted.
@@ -34,6 +36,9 @@ import (
 
 // ErrNotHTTP says that the stream does not carry HTTP/1.
 var ErrNotHTTP = errors.New("not http/1")
+
+// proofsNeeded pairs after a loss wait until the next response shows that the connection takes turns.
+const proofsNeeded = 2
 
 // maxMalformed heads or framings in a row, and the stream is given up.
 const maxMalformed = 16
@@ -56,6 +61,7 @@ type half struct {
 	side  parse.Side
 	state state
 	fresh bool // the rest of the buffer is the whole buffer: a head may begin here
+	ended bool // a message ended in this buffer, before what is read now
 	// tentative: the bytes in buf followed a gap and may or may not become a head.
 	tentative bool
 	// peek: a response to a request of unknown method; a HEAD response has no body, so the next may be a head.
@@ -89,6 +95,9 @@ type Parser struct {
 	requests  uint64 // begun, those in gaps included
 	responses uint64 // final ones begun, those in gaps included
 	orphans   uint64 // responses seen whose request must lie in a gap that was not reported yet
+
+	doubted *call // complete, after a loss: waits for proof that the connection takes turns
+	proofs  int   // still needed before pairs are handed out at once
 
 	certain   bool // no head was lost: order alone pairs
 	pipelined bool // a response began when a later request had begun
@@ -125,8 +134,10 @@ func (p *Parser) Buffered() int {
 	for _, c := range p.calls {
 		n += held(c.req)
 	}
-	if p.answer != nil {
-		n += held(p.answer.req) + held(p.answer.resp)
+	for _, c := range []*call{p.answer, p.doubted} {
+		if c != nil {
+			n += held(c.req) + held(c.resp)
+		}
 	}
 	return n
 }
@@ -148,7 +159,7 @@ func (p *Parser) Feed(side parse.Side, data []byte, at time.Duration) error {
 		return parse.ErrSwitched
 	}
 	h := &p.half[side&1]
-	h.fresh = true
+	h.fresh, h.ended = true, false
 	lost := p.counts.Lost
 	for len(data) > 0 {
 		n := p.step(h, data, at)
@@ -177,6 +188,7 @@ func (p *Parser) step(h *half, data []byte, at time.Duration) int {
 		h.peek = false
 		if h.fresh && Sniff(h.side, data) == parse.Yes {
 			p.endMessage(h, true)
+			h.ended = false
 		}
 	}
 	switch h.state {
