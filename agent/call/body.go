@@ -50,7 +50,7 @@ func (d *Describer) content(m *parse.Message, cover *coverage) *v1.Content {
 	}
 	c.Fields = d.tree.fields(nil)
 	if len(c.Fields) > 0 {
-		c.Shape = d.hash(domainShape, d.tree.shape()...)
+		c.Shape = d.hash(domainShape, shape(c.Fields)...)
 	}
 	return c
 }

@@ -36,6 +36,7 @@ var typeNames = [...]string{"", "string", "integer", "number", "boolean", "null"
 type tree struct {
 	nodes  []node
 	leaves int
+	text   []byte
 }
 
 type node struct {
@@ -187,25 +188,23 @@ func (t *tree) path(n int32) string {
 		up[depth] = n
 		depth++
 	}
-	var b strings.Builder
+	b := t.text[:0]
 	for i := depth - 1; i >= 0; i-- {
 		name := t.nodes[up[i]].name
-		if b.Len() > 0 && name != element {
-			b.WriteByte('.')
+		if len(b) > 0 && name != element {
+			b = append(b, '.')
 		}
-		b.WriteString(name)
+		b = append(b, name...)
 	}
-	return b.String()
+	t.text = b
+	return string(b)
 }
 
-// shape lists the paths and types in order of name, so that it does not depend on the order of members.
-func (t *tree) shape() []string {
-	var out []string
-	for i := range t.nodes {
-		if f := &t.nodes[i]; f.isField() {
-			out = append(out, t.path(int32(i))+":"+typeNames[f.typ])
-		}
+// shape lists paths and types in order of name, so that it does not depend on the order of members.
+func shape(fields []*v1.Field) []string {
+	out := make([]string, 0, 2*len(fields))
+	for _, f := range slices.SortedFunc(slices.Values(fields), func(a, b *v1.Field) int { return strings.Compare(a.Path, b.Path) }) {
+		out = append(out, f.Path, f.Type)
 	}
-	slices.Sort(out)
 	return out
 }
