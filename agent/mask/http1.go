@@ -35,6 +35,10 @@ func (s *stream) feed1(f *half, h *held) {
 			if n == 0 {
 				return
 			}
+			if strings.HasPrefix(preface, string(f.unit.buf)) {
+				s.switch2(f, h, len(h.Data)-len(b)+n)
+				return
+			}
 			s.head(f)
 		case inSize:
 			if n = f.line(h, b, "\n", 256); n == 0 {

@@ -37,7 +37,8 @@ const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 // frames is one direction of an HTTP/2 connection.
 type frames struct {
 	in      []byte // the begin of a frame whose rest is to come
-	preface bool   // seen
+	begun   int    // bytes of the preface that went out before
+	ready   bool   // the preface is behind
 	lost    bool   // bytes are missing: header blocks cannot be read any more
 	decoder *hpack.Decoder
 	encoder *hpack.Encoder
@@ -73,7 +74,9 @@ func (s *stream) sniff2(f *half, h *held) bool {
 func (s *stream) feed2(f *half, h *held) {
 	if f.h2 == nil {
 		f.h2 = newFrames()
-		f.h2.lost = f.state == opaque || h.Offset != 0
+		if f.h2.lost = f.state == opaque || h.Offset != f.out; f.h2.lost {
+			f.out = h.Offset
+		}
 	}
 	x := f.h2
 	x.out = nil
@@ -92,16 +95,34 @@ func (s *stream) feed2(f *half, h *held) {
 	f.out += uint64(h.Length)
 }
 
+// switch2 goes on as HTTP/2 behind the first part of a preface that came in pieces; it ends at byte n of the chunk.
+func (s *stream) switch2(f *half, h *held, n int) {
+	s.http2 = true
+	f.h2 = newFrames()
+	f.h2.begun = len(f.unit.buf)
+	f.unit.done()
+	f.out = h.Offset
+	kept := h.Data[:n:n]
+	h.Data = h.Data[n:]
+	h.Length -= uint32(n)
+	h.Offset += uint64(n)
+	f.out = h.Offset
+	s.feed2(f, h)
+	h.Offset -= uint64(n)
+	h.Length += uint32(n)
+	h.Data = append(kept, h.Data...)
+}
+
 // run takes whole frames off the input.
 func (x *frames) run() {
-	if !x.preface && bytes.HasPrefix(x.in, []byte("PRI")) {
-		if len(x.in) < len(preface) {
+	if !x.ready && (x.begun > 0 || len(x.in) > 0 && x.in[0] == 'P') {
+		if len(x.in) < len(preface)-x.begun {
 			return
 		}
-		x.out = append(x.out, preface...)
-		x.in = x.in[len(preface):]
+		x.out = append(x.out, preface[x.begun:]...)
+		x.in = x.in[len(preface)-x.begun:]
 	}
-	x.preface = true
+	x.ready = true
 	for len(x.in) >= frameHead && !x.lost {
 		n := int(x.in[0])<<16 | int(x.in[1])<<8 | int(x.in[2])
 		if n > maxFrame {
