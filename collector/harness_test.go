@@ -51,7 +51,7 @@ func testWorld(stdin string, args ...string) (world, *buffer, *buffer) {
 }
 
 // spile runs a verb to its end.
-func spile(t *testing.T, args ...string) (code int, stdout, stderr string) {
+func spile(t testing.TB, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	w, out, errs := testWorld("", args...)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -61,7 +61,7 @@ func spile(t *testing.T, args ...string) (code int, stdout, stderr string) {
 }
 
 // ok runs a verb that must work.
-func ok(t *testing.T, args ...string) string {
+func ok(t testing.TB, args ...string) string {
 	t.Helper()
 	code, out, errs := spile(t, args...)
 	if code != 0 {
@@ -72,7 +72,7 @@ func ok(t *testing.T, args ...string) string {
 
 // running is a collector inside this process.
 type running struct {
-	t                  *testing.T
+	t                  testing.TB
 	data               string
 	cancel             context.CancelFunc
 	done               chan int
@@ -82,7 +82,7 @@ type running struct {
 
 var addresses = regexp.MustCompile(`agents=(\S+) query=(\S+) http=(\S+)`)
 
-func start(t *testing.T, data string, args ...string) *running {
+func start(t testing.TB, data string, args ...string) *running {
 	t.Helper()
 	w, out, errs := testWorld("", append([]string{"collector", "--data", data, "--listen", "127.0.0.1:0", "--agents-listen", "127.0.0.1:0",
 		"--http-listen", "127.0.0.1:0"}, args...)...)
@@ -122,7 +122,7 @@ func (r *running) stop() int {
 
 // agent is what spile-agent is to a collector, made of the wire only.
 type agent struct {
-	t      *testing.T
+	t      testing.TB
 	conn   *grpc.ClientConn
 	stream v1.Ingest_PublishClient
 	epoch  uint64
@@ -213,7 +213,7 @@ func shopCall(id string, path string, status uint32) *v1.Call {
 	}
 }
 
-func lines[T any](t *testing.T, out string) []T {
+func lines[T any](t testing.TB, out string) []T {
 	t.Helper()
 	var all []T
 	for l := range strings.Lines(out) {
@@ -226,7 +226,7 @@ func lines[T any](t *testing.T, out string) []T {
 	return all
 }
 
-func until(t *testing.T, what string, holds func() bool) {
+func until(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !holds(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {

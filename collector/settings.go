@@ -21,8 +21,8 @@ const (
 	maxConfigBytes = 1 << 20
 )
 
-// otherEnv are SPILE_ variables that mean something to another verb or to the project's own tests.
-var otherEnv = []string{"SERVER", "TOKEN_FILE", "BENCH", "SOAK", "VM_KERNELS"}
+// otherEnv are SPILE_ variables that mean something to another verb.
+var otherEnv = []string{"SERVER", "TOKEN_FILE", "CA"}
 
 // serviceLink matches what Kubernetes puts into the environment of a pod beside a Service whose name begins with "spile".
 var serviceLink = regexp.MustCompile(`^([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT|PORT_[0-9]+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)$`)

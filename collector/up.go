@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -99,7 +100,7 @@ func up(ctx context.Context, w world, s settings, agent, node string, targets []
 	}
 	kept, watched := make(chan error, 1), make(chan error, 1)
 	go func() { kept <- kid.keep(ctx) }()
-	go func() { watched <- cli.Watch(ctx, w.World, c.socket) }()
+	go func() { watched <- show(ctx, w, c.socket, kid.say) }()
 
 	ended := false
 	select {
@@ -127,6 +128,32 @@ func up(ctx context.Context, w world, s settings, agent, node string, targets []
 		}
 	}
 	return err
+}
+
+// show keeps the live view running. It ends the product only when whoever read it has left (spile up | head); a full disk
+// behind Stdout or a broken stream is no reason to stop watching.
+func show(ctx context.Context, w world, socket string, say func(string, ...any)) error {
+	for {
+		err := cli.Watch(ctx, w.World, socket)
+		var failure *cli.Failure
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, syscall.EPIPE):
+			return err
+		case errors.As(err, &failure):
+			say("the live view ended (%v); showing again in %s", err, firstPause)
+		default:
+			say("the live view cannot be written (%v); going on without it", err)
+			<-ctx.Done()
+			return nil
+		}
+		select {
+		case <-time.After(firstPause):
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 func banner(out io.Writer, c *collector, s settings, targets []string) error {

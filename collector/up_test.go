@@ -232,3 +232,26 @@ func gone(pid int) bool {
 	_, after, _ := strings.Cut(string(stat), ") ")
 	return strings.HasPrefix(after, "Z") || strings.HasPrefix(after, "X")
 }
+
+// TestUpEndsWithItsReader is `spile up | head -1`.
+func TestUpEndsWithItsReader(t *testing.T) {
+	_, args := upArgs(t)
+	w, _, errs := testWorld("", args...)
+	w.uid, w.Env, w.Stdout = 0, []string{"PATH=" + os.Getenv("PATH")}, &headOne{}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if code := run(ctx, w); code != 0 || ctx.Err() != nil {
+		t.Errorf("exit %d, %v: %s", code, ctx.Err(), errs)
+	}
+}
+
+// headOne takes one write, as head takes one line, and is gone.
+type headOne struct{ taken bool }
+
+func (h *headOne) Write(p []byte) (int, error) {
+	if h.taken {
+		return 0, syscall.EPIPE
+	}
+	h.taken = true
+	return len(p), nil
+}

@@ -165,7 +165,7 @@ func (c *client) explain(ctx context.Context, err error) error {
 	}
 	st, ok := status.FromError(err)
 	if !ok {
-		return err
+		return &Failure{Code: ExitFailed, Err: err}
 	}
 	switch st.Code() {
 	case codes.Unavailable:

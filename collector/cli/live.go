@@ -33,7 +33,7 @@ type Live struct {
 	skipped uint64
 }
 
-// Watch shows the collector that answers at socket.
+// Watch shows the collector that answers at socket. A *Failure is about the collector; any other error is about Stdout.
 func Watch(ctx context.Context, w World, socket string) error {
 	at := where{server: "unix:" + socket}
 	c, err := at.dial()
@@ -196,7 +196,8 @@ func (l *Live) finding(f *v1.Finding) error {
 // agent tells, once each, what is watched and with which hooks, and what is not covered and why.
 func (l *Live) agent(a *v1.Agent) error {
 	h := a.GetHealth()
-	if h == nil {
+	// Before it watches, an agent has no hooks to name.
+	if len(h.GetRungs()) == 0 {
 		return nil
 	}
 	lines := []string{"watching " + Targets(h) + " on " + a.GetNode() + " (hooks: " + Rungs(h) + ")"}

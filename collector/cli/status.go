@@ -122,17 +122,19 @@ func stages(counts []*v1.Count) []stageLine {
 		if !slices.Contains(order, s) {
 			order = append(order, s)
 		}
+		// What is zero is not worth reading here; -o json has it.
 		switch text := fmt.Sprintf("%s %d", c.GetName(), c.GetValue()); {
-		case !c.GetLost():
-			seen[s] = append(seen[s], text)
-		case c.GetValue() > 0:
+		case c.GetValue() == 0:
+		case c.GetLost():
 			lost[s] = append(lost[s], text)
+		default:
+			seen[s] = append(seen[s], text)
 		}
 	}
 	slices.SortStableFunc(order, func(a, b string) int { return cmp.Compare(stageRank(a), stageRank(b)) })
 	var out []stageLine
 	for _, s := range order {
-		text := orDash(strings.Join(seen[s], ", ")) + "; lost: "
+		text := cmp.Or(strings.Join(seen[s], ", "), "nothing yet") + "; lost: "
 		if len(lost[s]) == 0 {
 			text += "none"
 		} else {

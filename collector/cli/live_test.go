@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	v1 "github.com/spile/spile/proto/spile/v1"
+)
+
+// TestLiveShowsWhatCanBeRead floods the view: it shows as many calls as a person can follow and counts the rest.
+func TestLiveShowsWhatCanBeRead(t *testing.T) {
+	var out bytes.Buffer
+	now := time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
+	w := World{Stdout: &out, Now: func() time.Time { return now }}
+	l := &Live{world: w, calls: NewCallTable(w, true), told: map[string]bool{}}
+	flood := func(n int) {
+		for range n {
+			if err := l.show(&v1.Call{Time: timestamppb.New(now), Method: "GET", Route: "/a", StatusCode: 200}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	flood(1000)
+	if err := l.show(&v1.Lag{Missed: 500}); err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(out.String(), "/a"); n != liveCallsPerSecond {
+		t.Errorf("%d calls in a second", n)
+	}
+	if err := l.summary(); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), "1470 calls more") {
+		t.Errorf("the rest is not counted: %s", out.String()[max(0, out.Len()-200):])
+	}
+	now = now.Add(time.Second)
+	flood(1)
+	if n := strings.Count(out.String(), "/a"); n != liveCallsPerSecond+1 {
+		t.Errorf("%d calls after a second", n)
+	}
+	before := out.Len()
+	if err := l.summary(); err != nil || out.Len() != before {
+		t.Errorf("a summary of nothing: %v %s", err, out.String()[before:])
+	}
+}
+
+// TestLiveTellsEachThingOnce repeats health reports and findings.
+func TestLiveTellsEachThingOnce(t *testing.T) {
+	var out bytes.Buffer
+	w := World{Stdout: &out, Now: time.Now}
+	l := &Live{world: w, calls: NewCallTable(w, true), told: map[string]bool{}}
+	for i := range 5 {
+		for _, e := range []any{
+			&v1.Agent{Node: "n"}, // connected, no report yet
+			&v1.Agent{Node: "n", Health: &v1.Health{Rungs: map[string]string{"socket": "tp_btf"}, Probes: []*v1.Probe{{Library: "gnutls", Path: "/l", State: "failed", Reason: "not supported"}},
+				Uncovered: []*v1.Uncovered{{Pid: 7, Process: "node\x1b", Reason: "static", TlsBytes: uint64(i)}}}},
+			&v1.Finding{Id: "f:1", Rule: "r", Severity: "low", State: "open", Count: uint64(i)},
+		} {
+			if err := l.show(e); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := l.show(&v1.Finding{Id: "f:1", Rule: "r", Severity: "high", State: "open"}); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"# watching everything on n (hooks: socket=tp_btf)", "# not seen: gnutls /l: not supported", "# not seen: TLS of node\ufffd (pid 7): static",
+		"# finding (low) r", "# finding (high) r"}
+	got := strings.Split(strings.TrimSpace(out.String()), "\n")
+	if len(got) != len(want) {
+		t.Fatalf("%d lines, want %d:\n%s", len(got), len(want), out.String())
+	}
+	for i := range want {
+		if !strings.HasPrefix(got[i], want[i]) {
+			t.Errorf("line %d: %q, want %q", i, got[i], want[i])
+		}
+	}
+}
