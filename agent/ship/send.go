@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	v1 "github.com/spile/spile/proto/spile/v1"
@@ -52,8 +53,8 @@ func (s *Shipper) sendLoop(ctx context.Context) {
 
 // session is one connection: Hello, Welcome, then batches until something fails.
 func (s *Shipper) session(ctx context.Context) (welcomed bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	conn, err := grpc.NewClient("passthrough:///"+s.cfg.Address,
 		grpc.WithTransportCredentials(credentials.NewTLS(s.cfg.TLS)),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReplyBytes)),
@@ -62,7 +63,7 @@ func (s *Shipper) session(ctx context.Context) (welcomed bool, err error) {
 		return false, err
 	}
 	defer conn.Close()
-	greeting := time.AfterFunc(connectTimeout, cancel)
+	greeting := time.AfterFunc(connectTimeout, func() { cancel(nil) })
 	stream, welcome, err := s.greet(ctx, conn)
 	if !greeting.Stop() {
 		return false, status.Errorf(codes.Unavailable, "no answer within %v", connectTimeout)
@@ -75,9 +76,10 @@ func (s *Shipper) session(ctx context.Context) (welcomed bool, err error) {
 	if s.cfg.OnWelcome != nil {
 		s.cfg.OnWelcome(welcome.Key, welcome.KeyEpoch)
 	}
-	f := flight{s: s, stream: stream, credit: welcome.CreditBytes, maxBatch: welcome.MaxBatchBytes,
-		receipts: make(chan *v1.Receipt, 64), failed: make(chan error, 1)}
-	go f.receive(ctx)
+	f := flight{s: s, stream: stream, maxBatch: welcome.MaxBatchBytes, failed: make(chan error, 1)}
+	f.credit.Store(welcome.CreditBytes)
+	go f.receive()
+	go f.watch(ctx, cancel)
 	return true, f.send(ctx)
 }
 
@@ -103,30 +105,42 @@ func (s *Shipper) greet(ctx context.Context, conn *grpc.ClientConn) (publishStre
 
 type publishStream = grpc.BidiStreamingClient[v1.PublishRequest, v1.PublishResponse]
 
-// flight is what is in flight on one stream. receive hands receipts to send, which owns the rest.
+// flight is what is in flight on one stream. send runs on the sender goroutine; receive settles
+// receipts at once, so that a collector never waits to be heard while send waits to be read.
 type flight struct {
 	s        *Shipper
 	stream   publishStream
-	credit   uint64
 	maxBatch uint32
-	bytes    uint64
-	receipts chan *v1.Receipt
+	credit   atomic.Uint64
+	bytes    atomic.Int64
+	progress atomic.Int64 // Unix ns of the last receipt, or of the batch that was sent into silence
 	failed   chan error
 }
 
-func (f *flight) receive(ctx context.Context) {
+func (f *flight) receive() {
 	for {
 		m, err := f.stream.Recv()
 		if err != nil {
 			f.failed <- err
 			return
 		}
-		r := m.GetReceipt()
-		if r == nil {
-			continue
+		if r := m.GetReceipt(); r != nil {
+			f.settle(r)
 		}
+	}
+}
+
+// watch ends a stream on which receipts are due and none comes, even when send hangs in Send.
+func (f *flight) watch(ctx context.Context, end context.CancelCauseFunc) {
+	tick := time.NewTicker(f.s.cfg.ReceiptTimeout / 4)
+	defer tick.Stop()
+	for {
 		select {
-		case f.receipts <- r:
+		case now := <-tick.C:
+			if f.bytes.Load() > 0 && now.UnixNano()-f.progress.Load() > int64(f.s.cfg.ReceiptTimeout) {
+				end(status.Errorf(codes.Unavailable, "%v for %v", errSilent, f.s.cfg.ReceiptTimeout))
+				return
+			}
 		case <-ctx.Done():
 			return
 		}
@@ -136,28 +150,27 @@ func (f *flight) receive(ctx context.Context) {
 func (f *flight) send(ctx context.Context) error {
 	health := time.NewTicker(f.s.cfg.HealthEvery)
 	defer health.Stop()
-	silence := time.NewTimer(f.s.cfg.ReceiptTimeout)
-	defer silence.Stop()
-	if err := f.sendHealth(); err != nil {
+	if err := f.sendHealth(ctx); err != nil {
 		return err
 	}
 	var held *entry
 	var heldRecord record
 	for {
-		var changed <-chan struct{}
+		_, changed := f.s.spool.watch() // Before looking, so that no change is missed.
 		if held == nil {
-			held, heldRecord, changed = f.s.spool.next()
+			held, heldRecord = f.s.spool.next()
 		}
+		sent := false
 		if held != nil && f.fits(heldRecord) {
-			if err := f.sendBatch(held, heldRecord); err != nil {
+			if err := f.sendBatch(ctx, held, heldRecord); err != nil {
 				return err
 			}
-			held = nil
+			held, sent = nil, true
+		}
+		if sent {
 			select {
-			case r := <-f.receipts:
-				f.settle(r, silence)
 			case <-health.C:
-				if err := f.sendHealth(); err != nil {
+				if err := f.sendHealth(ctx); err != nil {
 					return err
 				}
 			default:
@@ -166,82 +179,74 @@ func (f *flight) send(ctx context.Context) error {
 		}
 		select {
 		case <-changed:
-		case r := <-f.receipts:
-			f.settle(r, silence)
 		case err := <-f.failed:
-			return f.settleRest(err, silence)
+			return f.why(ctx, err)
 		case <-health.C:
-			if err := f.sendHealth(); err != nil {
+			if err := f.sendHealth(ctx); err != nil {
 				return err
 			}
-		case <-silence.C:
-			if f.bytes > 0 {
-				return status.Errorf(codes.Unavailable, "%v for %v", errSilent, f.s.cfg.ReceiptTimeout)
-			}
-			silence.Reset(f.s.cfg.ReceiptTimeout)
 		case <-ctx.Done():
-			return ctx.Err()
+			return context.Cause(ctx)
 		}
 	}
 }
 
 // fits obeys the credit; a batch larger than all of it goes alone.
 func (f *flight) fits(r record) bool {
-	return f.bytes == 0 || f.bytes+uint64(r.bytes) <= f.credit
+	flying := f.bytes.Load()
+	return flying <= 0 || uint64(flying)+uint64(r.bytes) <= f.credit.Load()
 }
 
-func (f *flight) sendBatch(e *entry, r record) error {
+func (f *flight) sendBatch(ctx context.Context, e *entry, r record) error {
 	if f.maxBatch > 0 && r.bytes > f.maxBatch {
 		f.s.spool.refuse(e, DropTooLarge)
 		return nil
 	}
+	if f.bytes.Load() == 0 {
+		f.progress.Store(time.Now().UnixNano())
+	}
+	f.bytes.Add(int64(r.bytes)) // Before launch, after which its receipt may come.
 	if !f.s.spool.launch(e) {
+		f.bytes.Add(-int64(r.bytes))
 		return nil
 	}
-	f.bytes += uint64(r.bytes)
 	batch := &v1.Batch{Epoch: e.seg.epoch, Seq: e.seq, Count: e.count, Payload: r.payload, Sealed: timestamppb.New(r.sealed)}
 	if err := f.stream.Send(&v1.PublishRequest{Of: &v1.PublishRequest_Batch{Batch: batch}}); err != nil {
-		return f.ended(err)
+		return f.ended(ctx, err)
 	}
 	return nil
 }
 
-func (f *flight) settle(r *v1.Receipt, silence *time.Timer) {
-	silence.Reset(f.s.cfg.ReceiptTimeout)
-	if bytes, known := f.s.spool.receipt(r.Epoch, r.Seq, r.Rejected); known {
-		f.bytes -= min(f.bytes, bytes)
-	}
+func (f *flight) settle(r *v1.Receipt) {
+	f.progress.Store(time.Now().UnixNano())
 	if r.CreditBytes > 0 {
-		f.credit = r.CreditBytes
+		f.credit.Store(r.CreditBytes)
 	}
 	if r.Rejected > 0 {
-		f.s.notice(fmt.Errorf("collector refused %d calls of batch %d: %s", r.Rejected, r.Seq, r.Reason))
+		f.s.notice(fmt.Errorf("collector refused calls for good: %s", r.Reason))
 	}
+	// The spool tells send of the change, which must find the credit given back by then.
+	f.s.spool.receipt(r.Epoch, r.Seq, r.Rejected, func(bytes uint32) { f.bytes.Add(-int64(bytes)) })
 }
 
-// settleRest takes the receipts that came before the stream ended.
-func (f *flight) settleRest(err error, silence *time.Timer) error {
-	for {
-		select {
-		case r := <-f.receipts:
-			f.settle(r, silence)
-		default:
-			return err
-		}
-	}
-}
-
-// ended waits for the receiver, which knows why the stream ended.
-func (f *flight) ended(err error) error {
+// ended waits for the receiver, which knows why the stream ended; Send itself only says EOF.
+func (f *flight) ended(ctx context.Context, err error) error {
 	select {
-	case why := <-f.failed:
-		return why
+	case err = <-f.failed:
 	case <-time.After(time.Second):
-		return err
 	}
+	return f.why(ctx, err)
 }
 
-func (f *flight) sendHealth() error {
+// why prefers our own reason for ending a stream to gRPC's "canceled".
+func (f *flight) why(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func (f *flight) sendHealth(ctx context.Context) error {
 	h := &v1.Health{}
 	if f.s.cfg.Health != nil {
 		if made := f.s.cfg.Health(); made != nil {
@@ -251,7 +256,7 @@ func (f *flight) sendHealth() error {
 	h.Time, h.Version, h.Kernel, h.Epoch = timestamppb.Now(), f.s.cfg.Version, f.s.cfg.Kernel, f.s.spool.epoch
 	h.Counts = append(h.Counts, f.s.Counts().Proto()...)
 	if err := f.stream.Send(&v1.PublishRequest{Of: &v1.PublishRequest_Health{Health: h}}); err != nil {
-		return f.ended(err)
+		return f.ended(ctx, err)
 	}
 	return nil
 }

@@ -172,8 +172,8 @@ func (s *spool) fit(size int64) {
 	}
 }
 
-// next returns the oldest batch that is not in flight, or a channel that tells of the next change.
-func (s *spool) next() (*entry, record, <-chan struct{}) {
+// next returns the oldest batch that is not in flight, or nil.
+func (s *spool) next() (*entry, record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for ; s.cursor < len(s.pending); s.cursor++ {
@@ -191,9 +191,9 @@ func (s *spool) next() (*entry, record, <-chan struct{}) {
 			s.lose(DropSpoolRead, uint64(e.count))
 			continue
 		}
-		return e, r, nil
+		return e, r
 	}
-	return nil, record{}, s.changed
+	return nil, record{}
 }
 
 // launch marks a batch as in flight; false says that it has been dropped since next returned it.
@@ -219,23 +219,25 @@ func (s *spool) refuse(e *entry, reason string) {
 	}
 }
 
-// receipt removes a batch for which the collector answers from now on, and returns its size.
-func (s *spool) receipt(epoch, seq uint64, rejected uint32) (bytes uint64, known bool) {
+// receipt removes a batch for which the collector answers from now on; release gets its size before
+// anyone is told. A receipt for what is not in flight is ignored.
+func (s *spool) receipt(epoch, seq uint64, rejected uint32, release func(bytes uint32)) (known bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	id := batchID{epoch, seq}
 	e, ok := s.flight[id]
 	if !ok {
-		return 0, false
+		return false
 	}
 	delete(s.flight, id)
+	release(e.bytes)
 	rejected = min(rejected, e.count)
 	s.finish(e)
 	s.receiptedBatches++
 	s.rejected += uint64(rejected)
 	s.receipted += uint64(e.count - rejected)
 	s.trim()
-	return uint64(e.bytes), true
+	return true
 }
 
 // rewind returns what is in flight to the queue: the stream it was on has ended.

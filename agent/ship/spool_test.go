@@ -30,7 +30,7 @@ func mustAppend(t *testing.T, s *spool, count uint32, payload []byte) {
 // take sends the next batch, as the sender does.
 func take(t *testing.T, s *spool) (*entry, record) {
 	t.Helper()
-	e, r, _ := s.next()
+	e, r := s.next()
 	if e == nil {
 		t.Fatal("nothing to send")
 	}
@@ -39,6 +39,8 @@ func take(t *testing.T, s *spool) (*entry, record) {
 	}
 	return e, r
 }
+
+func released(uint32) {}
 
 func account(s *spool) Counts {
 	c := Counts{Dropped: map[string]uint64{}}
@@ -76,11 +78,12 @@ func TestSpoolKeepsOrderAndRemoves(t *testing.T) {
 		if i == 299 {
 			rejected = 1 << 30 // A collector cannot reject more than there was.
 		}
-		if n, known := s.receipt(7, uint64(i+1), rejected); !known || n != 1000 {
+		n := uint32(0)
+		if known := s.receipt(7, uint64(i+1), rejected, func(b uint32) { n = b }); !known || n != 1000 {
 			t.Fatalf("receipt %d: %d bytes, known %v", i+1, n, known)
 		}
 	}
-	if _, known := s.receipt(7, 1, 0); known {
+	if s.receipt(7, 1, 0, released) {
 		t.Error("a receipt counted twice")
 	}
 	c := account(s)
@@ -103,7 +106,7 @@ func TestSpoolRewindSendsAgainInOrder(t *testing.T) {
 	for range 4 {
 		take(t, s)
 	}
-	s.receipt(7, 2, 0)
+	s.receipt(7, 2, 0, released)
 	s.rewind()
 	for _, want := range []uint64{1, 3, 4, 5} {
 		if _, r := take(t, s); r.seq != want {
@@ -140,7 +143,7 @@ func TestSpoolOverflowDropsOldestAndCounts(t *testing.T) {
 	if size != s.bytes || size > limit {
 		t.Errorf("%d bytes on disk, %d counted, limit %d", size, s.bytes, limit)
 	}
-	if _, known := s.receipt(7, 1, 0); !known {
+	if !s.receipt(7, 1, 0, released) {
 		t.Error("the receipt of a batch in flight was not taken")
 	}
 	if first := take(); first != c.Dropped[DropSpoolFull]/10+2 {
@@ -227,7 +230,7 @@ func TestSpoolCountsWhatVanishes(t *testing.T) {
 	if err := os.Truncate(segments(t, dir)[0], 3); err != nil {
 		t.Fatal(err)
 	}
-	if e, _, changed := s.next(); e != nil || changed == nil {
+	if e, _ := s.next(); e != nil {
 		t.Error("a batch that is not there was sent")
 	}
 	if c := account(s); c.Dropped[DropSpoolRead] != 5 || c.Spooled != 0 {

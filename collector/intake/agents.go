@@ -13,6 +13,9 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
+// maxHealthBytes bounds what is kept of an agent's report.
+const maxHealthBytes = 256 << 10
+
 // Counts is intake's account since the start of the process.
 type Counts struct {
 	Batches          uint64
@@ -28,6 +31,8 @@ type Counts struct {
 	UnknownMessages uint64
 	// RefusedStreams came when the table of agents was full of connected ones.
 	RefusedStreams uint64
+	// OversizeHealth reports were kept without their lists.
+	OversizeHealth uint64
 	Connected      uint64
 }
 
@@ -42,6 +47,7 @@ func (c Counts) Proto() []*v1.Count {
 		count("calls_refused", c.Refused, true), count("batches_malformed", c.MalformedBatches, false),
 		count("journal_errors", c.JournalErrors, false), count("panics", c.Panics, false),
 		count("messages_unknown", c.UnknownMessages, false), count("streams_refused", c.RefusedStreams, false),
+		count("health_oversize", c.OversizeHealth, false),
 	}
 }
 
@@ -146,6 +152,10 @@ func (s *Server) health(a *agent, h *v1.Health) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	a.seen = s.cfg.Now()
+	if proto.Size(h) > maxHealthBytes {
+		s.totals.OversizeHealth++
+		h = &v1.Health{Time: h.Time, Epoch: h.Epoch}
+	}
 	a.health = h
 	if h.GetTime().IsValid() {
 		a.skew = h.Time.AsTime().Sub(a.seen)

@@ -148,6 +148,10 @@ func TestStreamWelcomesAndReceipts(t *testing.T) {
 	if c := s.Counts(); c.UnknownMessages != 1 || c.Connected != 1 {
 		t.Errorf("%+v", c)
 	}
+	s.health(s.agents["node"], &v1.Health{Epoch: 9, Targets: []string{strings.Repeat("x", maxHealthBytes)}})
+	if h := s.Agents()[0].Health; h.Epoch != 9 || len(h.Targets) != 0 || s.Counts().OversizeHealth != 1 {
+		t.Errorf("an oversize report: %v", h)
+	}
 	// A silent stream must not keep the server from stopping.
 	began := time.Now()
 	if err := stop(); err != nil {
