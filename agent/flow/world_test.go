@@ -104,6 +104,9 @@ func (w *wire) say(side parse.Side, data string, captured int) {
 	}
 }
 
+// whole says data in one buffer.
+func (w *wire) whole(side parse.Side, data string) { w.say(side, data, len(data)) }
+
 func (w *wire) close() {
 	c := w.chunk(chunk.Close, chunk.Egress)
 	c.Offset, c.PeerOff = w.offset[chunk.Egress], w.offset[chunk.Ingress]
