@@ -64,6 +64,9 @@ func (j *Journal) Append(ctx context.Context, partition int, r Record) error {
 		headerMin:   {strconv.FormatInt(r.Min.UnixNano(), 10)},
 		headerMax:   {strconv.FormatInt(r.Max.UnixNano(), 10)},
 	}
+	if err := j.writable(); err != nil {
+		return j.wrap("append record", err)
+	}
 	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	if _, err := j.js.PublishMsg(ctx, m, jetstream.WithExpectStream(events)); err != nil {

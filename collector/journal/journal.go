@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -22,7 +19,7 @@ var (
 	ErrStale = errors.New("commit is stale")
 	// ErrTooLarge: a record or value above MaxValueBytes, or a commit above MaxEntries.
 	ErrTooLarge = errors.New("too large for the journal")
-	// ErrFull: the disk has no room. Appends succeed again when there is.
+	// ErrFull: the disk has no room. When there is, the embedded server goes on by itself.
 	ErrFull = errors.New("no space left for the journal")
 )
 
@@ -90,7 +87,7 @@ func (j *Journal) open(ctx context.Context) (err error) {
 		if j.server, err = startEmbedded(ctx, j.cfg); err != nil {
 			return err
 		}
-		opts = append(opts, nats.InProcessServer(j.server.nats))
+		opts = append(opts, nats.InProcessServer(j.server), nats.ReconnectWait(restartPoll/4), nats.ReconnectBufSize(-1))
 	}
 	if j.conn, err = nats.Connect(j.cfg.URL, opts...); err != nil {
 		return fmt.Errorf("connect to journal %s: %w", j.where(), err)
@@ -171,40 +168,24 @@ func (j *Journal) Bytes(ctx context.Context) (uint64, error) {
 	return sum, nil
 }
 
-// wrap names the journal in an error and recognises a full disk, which the engine reports in several ways.
+// wrap names the journal in an error. Where the embedded server has said why it cannot write, that is the error: all that a
+// client sees of it is a deadline.
 func (j *Journal) wrap(doing string, err error) error {
 	if err == nil {
 		return nil
 	}
-	text := err.Error()
-	if strings.Contains(text, "no space left") || strings.Contains(text, "insufficient resources") || j.server != nil && j.server.full() {
-		return fmt.Errorf("%s in journal %s: %w: %v", doing, j.where(), ErrFull, err)
-	}
-	if errors.Is(err, os.ErrPermission) {
-		return fmt.Errorf("%s in journal %s: %w; give this user write access", doing, j.where(), err)
+	if j.server != nil {
+		if why := j.server.failure(); why != nil {
+			return fmt.Errorf("%s in journal: %w", doing, why)
+		}
 	}
 	return fmt.Errorf("%s in journal %s: %w", doing, j.where(), err)
 }
 
-func partitionToken(partition int) string {
-	return fmt.Sprintf("%02d", partition)
-}
-
-func parsePartition(subject string) (int, error) {
-	parts := strings.SplitN(subject, ".", 3)
-	if len(parts) < 3 {
-		return 0, fmt.Errorf("read partition of subject %q: too short", subject)
+// writable fails at once where waiting for the engine would only end in a deadline.
+func (j *Journal) writable() error {
+	if j.server == nil {
+		return nil
 	}
-	n, err := strconv.Atoi(parts[1])
-	if err != nil || n < 0 || n >= Partitions {
-		return 0, fmt.Errorf("read partition of subject %q: not 0 to %d", subject, Partitions-1)
-	}
-	return n, nil
-}
-
-func checkPartition(partition int) error {
-	if partition < 0 || partition >= Partitions {
-		return fmt.Errorf("partition %d is not 0 to %d", partition, Partitions-1)
-	}
-	return nil
+	return j.server.failure()
 }

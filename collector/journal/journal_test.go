@@ -293,19 +293,3 @@ func TestOpenNeedsOneWritablePlace(t *testing.T) {
 		}
 	}
 }
-
-func TestPartitionsSpreadEvenly(t *testing.T) {
-	var n [Partitions]int
-	for i := range 6400 {
-		n[PartitionOf("default", "", fmt.Sprintf("svc-%d.example", i))]++
-	}
-	for p, c := range n {
-		if c < 60 || c > 140 {
-			t.Errorf("partition %d has %d of 6400", p, c)
-		}
-	}
-	// The number is on disk: it must never change.
-	if p := PartitionOf("default", "", "shop.example"); p != wantShop {
-		t.Errorf("shop.example is in partition %d, was in %d", p, wantShop)
-	}
-}

@@ -1,9 +1,11 @@
 package journal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -18,16 +20,20 @@ import (
 
 // embedded is a NATS server inside this process: no listener, no signals, no log of its own.
 type embedded struct {
-	nats      *server.Server
 	lock      *os.File
 	dir       string
 	found     []string // streams on disk before the start
 	roomBytes int64    // most that EVENTS may take by default
 	log       *serverLog
+	stopping  chan struct{}
+	healed    chan struct{} // closed when heal has ended; nil before it began
+
+	mu   sync.Mutex
+	nats *server.Server // heal puts a new one here
 }
 
 func startEmbedded(ctx context.Context, cfg Config) (_ *embedded, err error) {
-	e := &embedded{dir: cfg.Dir, log: &serverLog{warn: cfg.Warn}}
+	e := &embedded{dir: cfg.Dir, log: newServerLog(cfg.Warn), stopping: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			e.stop()
@@ -47,40 +53,71 @@ func startEmbedded(ctx context.Context, cfg Config) (_ *embedded, err error) {
 	}
 	e.roomBytes = room(cfg.Dir)
 
-	opts := &server.Options{
+	if err := e.serve(ctx); err != nil {
+		return nil, err
+	}
+	e.healed = make(chan struct{})
+	go e.heal()
+	return e, nil
+}
+
+// serve starts a server on the directory.
+func (e *embedded) serve(ctx context.Context) error {
+	s, err := server.NewServer(&server.Options{
 		ServerName: "spile", DontListen: true, NoSigs: true,
-		JetStream: true, StoreDir: cfg.Dir, SyncAlways: true, DisableJetStreamBanner: true,
+		JetStream: true, StoreDir: e.dir, SyncAlways: true, DisableJetStreamBanner: true,
 		// The streams bound themselves. Left at 0 the engine would take three quarters of the free space as a quota and
 		// refuse a stream whose limit is above it.
 		JetStreamMaxStore: 1 << 60, JetStreamMaxMemory: 256 << 20,
 		MaxPayload: 8 << 20, MaxPending: 256 << 20,
+	})
+	if err != nil {
+		return fmt.Errorf("configure journal server: %w", err)
 	}
-	if e.nats, err = server.NewServer(opts); err != nil {
-		return nil, fmt.Errorf("configure journal server: %w", err)
-	}
-	e.nats.SetLoggerV2(e.log, false, false, false)
-	go e.nats.Start()
-	for !e.nats.ReadyForConnections(200 * time.Millisecond) {
+	s.SetLoggerV2(e.log, false, false, false)
+	e.mu.Lock()
+	e.nats = s
+	e.mu.Unlock()
+	go s.Start()
+	for !s.ReadyForConnections(200 * time.Millisecond) {
 		if text := e.log.fatal(); text != "" {
-			return nil, fmt.Errorf("start journal in %s: %s", cfg.Dir, text)
+			return fmt.Errorf("start journal in %s: %s", e.dir, text)
 		}
 		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("start journal in %s: %w", cfg.Dir, err)
+			return fmt.Errorf("start journal in %s: %w", e.dir, err)
 		}
 	}
-	if text := e.log.fatal(); text != "" || !e.nats.JetStreamEnabled() {
-		return nil, fmt.Errorf("start journal in %s: %s", cfg.Dir, text)
+	if !s.JetStreamEnabled() {
+		return fmt.Errorf("start journal in %s: %s", e.dir, cmp.Or(e.log.fatal(), e.log.last()))
 	}
-	return e, nil
+	return nil
+}
+
+// InProcessConn gives a client, also one that reconnects, a connection to the server of the moment.
+func (e *embedded) InProcessConn() (net.Conn, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.nats.InProcessConn()
 }
 
 func (e *embedded) stop() {
-	if e.nats != nil {
-		e.nats.Shutdown()
-		e.nats.WaitForShutdown()
+	close(e.stopping)
+	if e.healed != nil {
+		<-e.healed
 	}
+	e.shutdown()
 	if e.lock != nil {
 		e.lock.Close()
+	}
+}
+
+func (e *embedded) shutdown() {
+	e.mu.Lock()
+	s := e.nats
+	e.mu.Unlock()
+	if s != nil {
+		s.Shutdown()
+		s.WaitForShutdown()
 	}
 }
 
@@ -165,60 +202,3 @@ func room(dir string) int64 {
 	}
 	return max(int64(st.Bavail)*int64(st.Bsize)/2, 64<<20)
 }
-
-// full asks the file system: the engine only says that it stored nothing.
-func (e *embedded) full() bool {
-	var st unix.Statfs_t
-	return unix.Statfs(e.dir, &st) == nil && st.Bavail*uint64(st.Bsize) < 1<<20
-}
-
-// serverLog is the embedded server's logger. It keeps the last complaint for our own error messages.
-type serverLog struct {
-	warn func(string)
-
-	mu        sync.Mutex
-	complaint string
-	fatalText string
-}
-
-func (l *serverLog) say(text string) {
-	l.mu.Lock()
-	l.complaint = text
-	l.mu.Unlock()
-	if l.warn != nil {
-		l.warn(text)
-	}
-}
-
-func (l *serverLog) last() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.complaint == "" {
-		return "the engine gave no reason"
-	}
-	return l.complaint
-}
-
-func (l *serverLog) fatal() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.fatalText
-}
-
-func (l *serverLog) Warnf(format string, v ...any) {
-	l.say(strings.TrimSpace(fmt.Sprintf(format, v...)))
-}
-func (l *serverLog) Errorf(format string, v ...any) {
-	l.say(strings.TrimSpace(fmt.Sprintf(format, v...)))
-}
-
-func (l *serverLog) Fatalf(format string, v ...any) {
-	text := strings.TrimSpace(fmt.Sprintf(format, v...))
-	l.mu.Lock()
-	l.fatalText = text
-	l.mu.Unlock()
-}
-
-func (l *serverLog) Noticef(string, ...any) {}
-func (l *serverLog) Debugf(string, ...any)  {}
-func (l *serverLog) Tracef(string, ...any)  {}

@@ -100,6 +100,9 @@ func (j *Journal) Commit(ctx context.Context, partition int, revision uint64, en
 	if err := checkCommit(partition, entries, meta); err != nil {
 		return 0, err
 	}
+	if err := j.writable(); err != nil {
+		return 0, j.wrap("commit", err)
+	}
 	ctx, cancel := withTimeout(ctx)
 	defer cancel()
 	select {

@@ -10,8 +10,6 @@ import (
 	"time"
 )
 
-const wantShop = 43
-
 func commit(t testing.TB, j *Journal, partition int, revision uint64, meta string, pairs ...string) uint64 {
 	t.Helper()
 	var entries []Entry

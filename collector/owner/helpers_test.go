@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -102,7 +103,12 @@ func put(t testing.TB, j *journal.Journal, service string, r journal.Record) {
 	}
 }
 
-func partitionOf(service string) int { return journal.PartitionOf("default", "", service) }
+// partitionOf stands for intake's choice.
+func partitionOf(service string) int {
+	h := fnv.New32a()
+	h.Write([]byte(service))
+	return int(h.Sum32() % journal.Partitions)
+}
 
 // tracker is a detector whose finding counts a service's calls: it shows a call counted twice or not at all.
 type tracker struct {
