@@ -2,6 +2,7 @@ package main
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/spile/spile/agent/call"
@@ -15,16 +16,29 @@ import (
 const (
 	joinWindow = 2 * time.Second // how long one end of a call waits for the other
 	maxEnds    = 1 << 17         // ends of connections that are remembered; more than flow follows
+
+	// A write inside a TLS library is seen when it returns, so a server's answer can be seen before the client's first
+	// request. Until this long after the first call on a connection nobody says that its other end is not watched.
+	settleTime   = 100 * time.Millisecond
+	maxUnsettled = 1 << 14
 )
 
 // pipeline is the straight line from chunks to calls. It belongs to one goroutine.
 type pipeline struct {
 	pipelineConfig
-	flow     *flow.Flow
-	describe *call.Describer
-	join     *join.Joiner
-	ends     map[end]owned // which ends of connections are watched: does a call have its other end here?
-	evicted  uint64        // ends forgotten to stay within maxEnds
+	flow      *flow.Flow
+	describe  *call.Describer
+	join      *join.Joiner
+	ends      map[end]owned // which ends of connections are watched: does a call have its other end here?
+	evicted   uint64        // ends forgotten to stay within maxEnds
+	unsettled []unsettled   // sightings in order of time, until it is known whether the other end is watched
+}
+
+// unsettled is a sighting on a connection whose other end has shown nothing yet.
+type unsettled struct {
+	sighting    join.Sighting
+	here, there end
+	due         time.Duration
 }
 
 // pipelineConfig is what a pipeline needs from outside; a recording and a live tap give different ones.
@@ -45,8 +59,9 @@ type end struct {
 }
 
 type owned struct {
-	stream chunk.StreamID
-	owner  chunk.Owner
+	stream  chunk.StreamID
+	owner   chunk.Owner
+	settled bool // the other end had its time to show itself
 }
 
 func endOf(local, remote netip.AddrPort, netns uint32) end {
@@ -76,7 +91,7 @@ func (p *pipeline) chunk(c *chunk.Chunk) {
 			delete(p.ends, e)
 		}
 	} else if p.ends[e].stream != c.Stream {
-		p.remember(e, owned{c.Stream, c.Owner})
+		p.remember(e, owned{stream: c.Stream, owner: c.Owner})
 	}
 }
 
@@ -94,12 +109,22 @@ func (p *pipeline) remember(e end, o owned) {
 // tick lets time pass: what has waited long enough goes on.
 func (p *pipeline) tick(now time.Duration) {
 	p.flow.Tick(now)
+	n := 0
+	for n < len(p.unsettled) && (p.unsettled[n].due <= now || len(p.unsettled)-n > maxUnsettled) {
+		p.settle(p.unsettled[n])
+		n++
+	}
+	p.unsettled = slices.Delete(p.unsettled, 0, n)
 	p.join.Tick(now)
 }
 
 // finish hands on what is still held.
 func (p *pipeline) finish() {
 	p.flow.Flush()
+	for _, u := range p.unsettled {
+		p.settle(u)
+	}
+	p.unsettled = nil
 	p.join.Flush()
 }
 
@@ -107,15 +132,6 @@ func (p *pipeline) finish() {
 func (p *pipeline) exchange(s *flow.Stream, e *parse.Exchange) {
 	here, there := &v1.Peer{}, &v1.Peer{}
 	p.owner(s.Owner, e.Request.Start, here)
-	other, watched := p.ends[endOf(s.Remote, s.Local, s.Owner.NetNS)]
-	watched = watched && !s.Unbound
-	if watched {
-		p.owner(other.owner, e.Request.Start, there)
-	}
-	if !s.Unbound {
-		here.Address, here.Port = s.Local.Addr().String(), uint32(s.Local.Port())
-		there.Address, there.Port = s.Remote.Addr().String(), uint32(s.Remote.Port())
-	}
 	ctx := call.Context{
 		BootToUnix:  p.wall,
 		Boot:        p.boot,
@@ -134,10 +150,43 @@ func (p *pipeline) exchange(s *flow.Stream, e *parse.Exchange) {
 		ctx.Source, ctx.Destination = there, here
 		source, destination = destination, source
 	}
-	if c := p.describe.Describe(ctx, e); c != nil {
-		p.join.Add(join.Sighting{
-			Call: c, Client: s.Client, Source: source, Destination: destination, NetNS: s.Owner.NetNS,
-			Start: e.Request.Start, End: e.Response.End, StreamOrdinal: e.Ordinal, PeerWatched: watched,
-		})
+	if !s.Unbound {
+		here.Address, here.Port = s.Local.Addr().String(), uint32(s.Local.Port())
+		there.Address, there.Port = s.Remote.Addr().String(), uint32(s.Remote.Port())
 	}
+	c := p.describe.Describe(ctx, e)
+	if c == nil {
+		return
+	}
+	u := unsettled{
+		sighting: join.Sighting{
+			Call: c, Client: s.Client, Source: source, Destination: destination, NetNS: s.Owner.NetNS,
+			Start: e.Request.Start, End: e.Response.End, StreamOrdinal: e.Ordinal,
+		},
+		here: endOf(s.Local, s.Remote, s.Owner.NetNS), there: endOf(s.Remote, s.Local, s.Owner.NetNS),
+		due: e.Response.End + settleTime,
+	}
+	_, watched := p.ends[u.there]
+	if watched || s.Unbound || p.ends[u.here].settled {
+		p.settle(u)
+		return
+	}
+	p.unsettled = append(p.unsettled, u)
+}
+
+// settle hands a sighting to join, now that it is known whether its other end will come.
+func (p *pipeline) settle(u unsettled) {
+	other, watched := p.ends[u.there]
+	if watched {
+		u.sighting.PeerWatched = true
+		peer := u.sighting.Call.GetDestination()
+		if !u.sighting.Client {
+			peer = u.sighting.Call.GetSource()
+		}
+		p.owner(other.owner, u.sighting.Start, peer)
+	} else if mine, ok := p.ends[u.here]; ok {
+		mine.settled = true
+		p.ends[u.here] = mine
+	}
+	p.join.Add(u.sighting)
 }

@@ -83,7 +83,7 @@ func TestTwoEndsAreOneCall(t *testing.T) {
 	}
 }
 
-// TestOneEndAloneIsSaidToBeAlone: with only the client watched, the call does not wait, and does not name a server process.
+// TestOneEndAloneIsSaidToBeAlone: with only the client watched, the call waits only until that is certain, and does not name a server process.
 func TestOneEndAloneIsSaidToBeAlone(t *testing.T) {
 	var calls []*v1.Call
 	p := testPipeline(func(c *v1.Call) { calls = append(calls, c) })
@@ -93,7 +93,32 @@ func TestOneEndAloneIsSaidToBeAlone(t *testing.T) {
 		}
 	})
 	w.call(request("/users/1"), answer(`{}`))
-	if len(calls) != 1 || calls[0].GetObserved() != v1.Observed_OBSERVED_CLIENT || calls[0].GetDestination().GetProcess() != "" {
+	p.tick(w.now + settleTime)
+	w.call(request("/users/2"), answer(`{}`)) // by now it is known that nobody else will tell
+	if len(calls) != 2 || calls[0].GetObserved() != v1.Observed_OBSERVED_CLIENT || calls[0].GetDestination().GetProcess() != "" {
+		t.Errorf("calls: %v", calls)
+	}
+}
+
+// TestAnAnswerSeenBeforeItsQuestion: the client's write returns after the server has answered, so its piece comes last.
+func TestAnAnswerSeenBeforeItsQuestion(t *testing.T) {
+	var calls []*v1.Call
+	var held []chunk.Chunk
+	p := testPipeline(func(c *v1.Call) { calls = append(calls, c) })
+	w := newWire(0, func(c *chunk.Chunk) {
+		if c.Owner.Comm == "curl" {
+			held = append(held, *c)
+			return
+		}
+		p.chunk(c)
+	})
+	w.call(request("/users/1"), answer(`{}`))
+	p.tick(w.now)
+	for i := range held {
+		p.chunk(&held[i])
+	}
+	p.tick(w.now + settleTime)
+	if len(calls) != 1 || calls[0].GetObserved() != v1.Observed_OBSERVED_BOTH {
 		t.Errorf("calls: %v", calls)
 	}
 }
