@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -66,6 +67,7 @@ type Journal struct {
 	events  jetstream.Stream
 	state   jetstream.Stream
 	commits chan struct{} // bounds the batches in flight
+	closing sync.Once
 }
 
 // Open starts or reaches the engine and makes the streams. The caller owns the result and closes it.
@@ -147,12 +149,14 @@ func (j *Journal) where() string {
 
 // Close ends every Read, Scan, Watch and Follow, then stops the embedded server. What was acknowledged is on disk before.
 func (j *Journal) Close() {
-	if j.conn != nil {
-		j.conn.Close()
-	}
-	if j.server != nil {
-		j.server.stop()
-	}
+	j.closing.Do(func() {
+		if j.conn != nil {
+			j.conn.Close()
+		}
+		if j.server != nil {
+			j.server.stop()
+		}
+	})
 }
 
 // Bytes is what both streams occupy.
