@@ -5,16 +5,11 @@
 
 #define SNIFF_BYTES 16
 
-/* Bytes of a string as a little-endian number, so that a comparison is one instruction. */
-#define S4(a, b, c, d) ((__u32)(a) | (__u32)(b) << 8 | (__u32)(c) << 16 | (__u32)(d) << 24)
-
-static __always_inline bool starts(const __u8 *p, const char *word, __u32 n)
-{
-	for (__u32 i = 0; i < n; i++)
-		if (p[i] != (__u8)word[i])
-			return false;
-	return true;
-}
+/* A literal of at most 8 bytes as the number that those bytes load as, so that a comparison is one branch. */
+#define BYTE(s, i) ((i) < sizeof(s) - 1 ? (__u64)(__u8)(s)[(i) < sizeof(s) - 1 ? (i) : 0] << 8 * (i) : 0)
+#define WORD(s) (BYTE(s, 0) | BYTE(s, 1) | BYTE(s, 2) | BYTE(s, 3) | BYTE(s, 4) | BYTE(s, 5) | BYTE(s, 6) | BYTE(s, 7))
+#define MASK(s) (~0ULL >> 8 * (9 - sizeof(s)))
+#define STARTS(s) ((first & MASK(s)) == WORD(s))
 
 /* RFC 9112 section 3.2: origin form, absolute form or asterisk form follows the method. */
 static __always_inline bool is_target(__u8 c)
@@ -22,55 +17,41 @@ static __always_inline bool is_target(__u8 c)
 	return c == '/' || c == '*' || c == 'h' || c == 'H';
 }
 
-#define METHOD(word) (starts(p, word " ", sizeof(word)) && is_target(p[sizeof(word)]))
+/* The first bytes of a buffer; zero beyond its end. */
+union head {
+	__u64 word[2];
+	__u8 byte[16];
+};
+
+#define METHOD(s) (STARTS(s) && is_target(head->byte[sizeof(s) - 1]))
 
 /* Whether a message begins here: a request line, a status line or the preface of HTTP/2 (RFC 9113 section 3.4). */
-static __always_inline bool is_http_head(const __u8 *p)
+static __noinline bool is_http_head(const union head *head)
 {
-	switch (p[0]) {
-	case 'C':
-		return starts(p, "CONNECT ", 8) || METHOD("COPY");
-	case 'D':
-		return METHOD("DELETE");
-	case 'G':
-		return METHOD("GET");
-	case 'H':
-		return starts(p, "HTTP/1.", 7) || METHOD("HEAD");
-	case 'L':
-		return METHOD("LOCK");
-	case 'M':
-		return METHOD("MKCOL") || METHOD("MOVE");
-	case 'O':
-		return METHOD("OPTIONS");
-	case 'P':
-		return METHOD("POST") || METHOD("PUT") || METHOD("PATCH") || METHOD("PROPFIND") ||
-		       METHOD("PROPPATCH") || METHOD("PURGE") || starts(p, "PRI * HTTP/2", 12);
-	case 'Q':
-		return METHOD("QUERY");
-	case 'R':
-		return METHOD("REPORT");
-	case 'S':
-		return METHOD("SEARCH");
-	case 'T':
-		return METHOD("TRACE");
-	case 'U':
-		return METHOD("UNLOCK");
-	}
-	return false;
+	__u64 first = head->word[0];
+
+	return STARTS("HTTP/1.") || METHOD("GET ") || METHOD("POST ") || METHOD("PUT ") || METHOD("DELETE ") ||
+	       METHOD("HEAD ") || METHOD("PATCH ") || METHOD("OPTIONS ") || STARTS("CONNECT ") || STARTS("PRI * HT") ||
+	       METHOD("TRACE ") || METHOD("QUERY ") || METHOD("COPY ") || METHOD("MOVE ") || METHOD("LOCK ") ||
+	       METHOD("UNLOCK ") || METHOD("MKCOL ") || METHOD("PURGE ") || METHOD("REPORT ") || METHOD("SEARCH ") ||
+	       STARTS("PROPFIND") || STARTS("PROPPATC");
 }
 
 /* A TLS record header: content type, legacy version 3.x (RFC 8446 section 5.1). */
-static __always_inline bool is_tls_record(const __u8 *p)
+static __always_inline bool is_tls_record(const union head *head)
 {
+	const __u8 *p = head->byte;
+
 	return p[0] >= 0x14 && p[0] <= 0x17 && p[1] == 0x03 && p[2] <= 0x04;
 }
 
 /* Reads the first bytes of the call's buffer; the rest of `head` is zero. */
-static __always_inline bool sniff(const struct io *io, __u8 *head)
+static __always_inline bool sniff(const struct io *io, union head *head)
 {
 	__u64 base = io->buf, len = io->length;
 
-	__builtin_memset(head, 0, SNIFF_BYTES);
+	head->word[0] = 0;
+	head->word[1] = 0;
 	if (io->flags & FLAG_UNSEEN)
 		return false;
 	for (__u32 i = 0; i < 4 && i < io->iovs; i++) {
@@ -86,7 +67,7 @@ static __always_inline bool sniff(const struct io *io, __u8 *head)
 	if (len > SNIFF_BYTES)
 		len = SNIFF_BYTES;
 	asm volatile("" : "+r"(len));
-	if (len > SNIFF_BYTES || bpf_probe_read_user(head, len, (void *)base))
+	if (len > SNIFF_BYTES || bpf_probe_read_user(head->byte, len, (void *)base))
 		return false;
 	count(COUNT_BYTES_READ, len);
 	return true;

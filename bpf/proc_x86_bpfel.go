@@ -136,7 +136,7 @@ type procProcess struct {
 type procTlsCalls struct {
 	_     structs.HostLayout
 	Depth uint64
-	At    [3]struct {
+	At    [4]struct {
 		_    structs.HostLayout
 		Ssl  uint64
 		Buf  uint64

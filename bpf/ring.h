@@ -8,7 +8,7 @@
 #define SPILE_RING_H
 
 #define MAX_PAYLOAD 16384
-#define MAX_PIECES 32 /* steps from buffer to buffer included */
+#define MAX_PIECES 16 /* of a call; one per iovec at least */
 #define WAKEUP_BYTES (256 << 10)
 
 const volatile __u32 capture_bytes = 65536; /* per call */
@@ -165,8 +165,14 @@ static __always_inline bool next_buffer(struct io *io, struct cursor *at)
 /* Hands on all bytes of one call: pieces of at most MAX_PAYLOAD, capture_bytes in all; the last carries the rest. */
 static __noinline __attribute__((unused)) int emit(struct stream *s, struct io *io)
 {
-	struct cursor at = {.left = io->length, .cap = capture_bytes};
+	struct cursor at = {.cap = capture_bytes};
 
+	/*
+	 * A copy onto itself makes the verifier forget what it knows of the values, here and in the loop: it would
+	 * otherwise try each combination, and give up.
+	 */
+	bpf_probe_read_kernel(io, sizeof(*io), io);
+	at.left = io->length;
 	if (io->flags & FLAG_UNSEEN) {
 		count(LOST_UNSEEN_BYTES, io->length);
 		return emit_piece(s, io, 0, 0, io->length);
@@ -176,14 +182,14 @@ static __noinline __attribute__((unused)) int emit(struct stream *s, struct io *
 		at.len = io->length;
 	}
 	for (int i = 0; i < MAX_PIECES; i++) {
-		/* The verifier forgets what it knows of the cursor, so that it need not try each combination. */
 		bpf_probe_read_kernel(&at, sizeof(at), &at);
 		if (!at.left || !at.cap)
 			break;
 		if (!at.len) {
 			if (!next_buffer(io, &at))
 				break;
-			continue;
+			if (!at.len)
+				continue;
 		}
 		__u32 n = at.left < at.cap ? at.left : at.cap;
 

@@ -127,10 +127,7 @@ static __always_inline struct tls_call *current_call(__u64 pid_tgid)
 
 	if (!calls || !calls->depth || calls->depth > MAX_CALLS)
 		return NULL;
-	__u64 top = calls->depth - 1;
-
-	asm volatile("" : "+r"(top));
-	return top < MAX_CALLS ? &calls->at[top] : NULL;
+	return call_at(calls, calls->depth - 1);
 }
 
 /* The TLS call of this thread moved ciphertext through this socket: they belong together. */
@@ -230,7 +227,7 @@ static __always_inline void skip_unseen(struct conn *c, struct sock *sk, __u8 di
 }
 
 /* Decides what an undecided socket carries. */
-static __always_inline void classify(struct conn *c, const __u8 *head, bool in_tls_call, __u32 n)
+static __always_inline void classify(struct conn *c, const union head *head, bool in_tls_call, __u32 n)
 {
 	if (is_tls_record(head)) {
 		c->state = CONN_TLS;
@@ -256,7 +253,7 @@ static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __
 	__u64 pid_tgid = bpf_get_current_pid_tgid(), key = (__u64)sk;
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct io io = {.time = time, .length = ret, .direction = direction};
-	__u8 head[SNIFF_BYTES];
+	union head head;
 	struct tls_call *call;
 	struct conn *c;
 
@@ -285,11 +282,11 @@ static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __
 	if (c->state != CONN_HTTP || call) {
 		if (c->state == CONN_MUTED && !call)
 			goto muted;
-		sniff(&io, head);
-		if (c->state == CONN_HTTP && is_tls_record(head)) /* CONNECT, then TLS */
+		sniff(&io, &head);
+		if (c->state == CONN_HTTP && is_tls_record(&head)) /* CONNECT, then TLS */
 			c->state = CONN_TLS;
 		else if (c->state != CONN_HTTP)
-			classify(c, head, call != NULL, ret);
+			classify(c, &head, call != NULL, ret);
 		if (c->state == CONN_TLS) {
 			tls_bytes(c, call, pid_tgid, sk, ret);
 			return 0;
@@ -302,9 +299,9 @@ static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __
 	} else if (muted(&c->plain)) {
 		goto muted;
 	} else {
-		sniff(&io, head);
+		sniff(&io, &head);
 	}
-	if (is_http_head(head))
+	if (is_http_head(&head))
 		io.flags |= FLAG_HEAD;
 	return emit(&c->plain, &io);
 muted:

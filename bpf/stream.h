@@ -86,8 +86,15 @@ struct tls_call {
 
 struct tls_calls {
 	__u64 depth; /* may exceed MAX_CALLS: deeper calls are counted, not kept */
-	struct tls_call at[MAX_CALLS];
+	struct tls_call at[MAX_CALLS + 1]; /* a power of two, for the mask */
 };
+
+/* The i-th call, i < MAX_CALLS. The mask comes after the compiler has forgotten the bound, so it stays for the verifier. */
+static __always_inline struct tls_call *call_at(struct tls_calls *calls, __u64 i)
+{
+	asm volatile("" : "+r"(i));
+	return &calls->at[i & MAX_CALLS];
+}
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

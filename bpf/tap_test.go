@@ -71,11 +71,11 @@ func load(t testing.TB, options Options) *Objects {
 		options.RingBytes = 8 << 20
 	}
 	o, err := Load(options)
-	if errors.Is(err, ErrNoSocketHook) && options.SocketRung != "" {
-		t.Skipf("the kernel has no rung %s: %v", options.SocketRung, err)
-	}
 	if verifier := (*ebpf.VerifierError)(nil); errors.As(err, &verifier) {
 		t.Fatalf("%v\n%s", err, tail(fmt.Sprintf("%+v", verifier)))
+	}
+	if errors.Is(err, ErrNoSocketHook) && options.SocketRung != "" {
+		t.Skipf("the kernel has no rung %s: %v", options.SocketRung, err)
 	}
 	if err != nil {
 		t.Fatal(err)

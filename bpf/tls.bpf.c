@@ -42,12 +42,11 @@ static __always_inline int enter(struct pt_regs *ctx, __u64 kind, __u64 ssl, __u
 		if (depth == i && calls->at[i - 1].sp <= sp)
 			depth = i - 1;
 	calls->depth = depth + 1;
-	asm volatile("" : "+r"(depth));
 	if (depth >= MAX_CALLS) {
 		count(LOST_CALLS_NESTED, 1);
 		return 0;
 	}
-	struct tls_call *call = &calls->at[depth];
+	struct tls_call *call = call_at(calls, depth);
 
 	call->ssl = ssl;
 	call->buf = buf;
@@ -71,10 +70,9 @@ static __always_inline bool leave(__u64 pid_tgid, __u64 kind, struct tls_call *c
 		if (!calls->depth)
 			break;
 		calls->depth = top;
-		asm volatile("" : "+r"(top));
 		if (top >= MAX_CALLS)
 			return false;
-		*call = calls->at[top];
+		*call = *call_at(calls, top);
 		if (call->kind == kind)
 			return true;
 	}
@@ -90,7 +88,7 @@ static __noinline int tls_io(struct tls_call *call, __u32 n, __u8 direction)
 	struct tls_key key = {.ssl = call->ssl, .tgid = pid_tgid >> 32};
 	struct io io = {.time = call->time, .buf = call->buf, .length = n, .direction = direction};
 	struct tls_stream *t = stream_of(&key);
-	__u8 head[SNIFF_BYTES];
+	union head head;
 
 	if (!t || t->refused)
 		return 0;
@@ -107,7 +105,7 @@ static __noinline int tls_io(struct tls_call *call, __u32 n, __u8 direction)
 		t->plain.flags |= FLAG_FRESH;
 	if (direction == DIRECTION_INGRESS)
 		io.time = bpf_ktime_get_boot_ns();
-	if (sniff(&io, head) && is_http_head(head))
+	if (sniff(&io, &head) && is_http_head(&head))
 		io.flags |= FLAG_HEAD;
 	return emit(&t->plain, &io);
 skip:
