@@ -78,8 +78,9 @@ func TestDecodeRefuses(t *testing.T) {
 			}
 		})
 	}
+	dec := newDecoder(t)
 	for n := range good {
-		if _, err := newDecoder(t).Decode(good[:n]); err == nil {
+		if _, err := dec.Decode(good[:n]); err == nil {
 			t.Fatalf("accepted the first %d of %d bytes", n, len(good))
 		}
 	}

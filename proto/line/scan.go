@@ -64,8 +64,9 @@ func (s *scanner) expect(c byte) error {
 	return nil
 }
 
-// each reads an object or array and calls member at each value; key is empty in an array.
-func (s *scanner) each(open, end byte, member func(key string) error) error {
+// each reads an object or array and calls member at each value; key is empty in an array and valid
+// until the next token.
+func (s *scanner) each(open, end byte, member func(key []byte) error) error {
 	if err := s.expect(open); err != nil {
 		return err
 	}
@@ -78,11 +79,11 @@ func (s *scanner) each(open, end byte, member func(key string) error) error {
 		return nil
 	}
 	for {
-		key := ""
+		var key []byte
 		if open == '{' {
 			s.space()
 			var err error
-			if key, err = s.text(); err != nil {
+			if key, err = s.raw(); err != nil {
 				return err
 			}
 			if err := s.expect(':'); err != nil {
@@ -108,11 +109,11 @@ func (s *scanner) each(open, end byte, member func(key string) error) error {
 func (s *scanner) skip() error {
 	switch c := s.peek(); c {
 	case '{':
-		return s.each('{', '}', func(string) error { return s.skip() })
+		return s.each('{', '}', func([]byte) error { return s.skip() })
 	case '[':
-		return s.each('[', ']', func(string) error { return s.skip() })
+		return s.each('[', ']', func([]byte) error { return s.skip() })
 	case '"':
-		_, err := s.text()
+		_, err := s.raw()
 		return err
 	default:
 		_, err := s.word()
@@ -180,8 +181,14 @@ func isNumber(w string) bool {
 
 // text reads a string. Invalid UTF-8 and lone surrogates become U+FFFD.
 func (s *scanner) text() (string, error) {
+	b, err := s.raw()
+	return string(b), err
+}
+
+// raw is text in place where nothing in it is escaped.
+func (s *scanner) raw() ([]byte, error) {
 	if s.at == len(s.line) || s.line[s.at] != '"' {
-		return "", s.syntax("want a string")
+		return nil, s.syntax("want a string")
 	}
 	s.at++
 	start := s.at
@@ -189,33 +196,33 @@ func (s *scanner) text() (string, error) {
 		switch c := s.line[s.at]; {
 		case c == '"':
 			s.at++
-			return string(s.line[start : s.at-1]), nil
+			return s.line[start : s.at-1], nil
 		case c == '\\' || c >= utf8.RuneSelf:
 			return s.slowText(append([]byte(nil), s.line[start:s.at]...))
 		case c < ' ':
-			return "", s.syntax("raw control character in a string")
+			return nil, s.syntax("raw control character in a string")
 		default:
 			s.at++
 		}
 	}
-	return "", s.syntax("string without end")
+	return nil, s.syntax("string without end")
 }
 
-func (s *scanner) slowText(out []byte) (string, error) {
+func (s *scanner) slowText(out []byte) ([]byte, error) {
 	for s.at < len(s.line) {
 		c := s.line[s.at]
 		switch {
 		case c == '"':
 			s.at++
-			return string(out), nil
+			return out, nil
 		case c == '\\':
 			r, err := s.escape()
 			if err != nil {
-				return "", err
+				return nil, err
 			}
 			out = utf8.AppendRune(out, r)
 		case c < ' ':
-			return "", s.syntax("raw control character in a string")
+			return nil, s.syntax("raw control character in a string")
 		case c < utf8.RuneSelf:
 			out = append(out, c)
 			s.at++
@@ -225,7 +232,7 @@ func (s *scanner) slowText(out []byte) (string, error) {
 			s.at += size
 		}
 	}
-	return "", s.syntax("string without end")
+	return nil, s.syntax("string without end")
 }
 
 func (s *scanner) escape() (rune, error) {

@@ -35,8 +35,8 @@ func (p *plan) read(s *scanner, m protoreflect.Message) error {
 	if p.wellKnown != plain {
 		return p.readWellKnown(s, m)
 	}
-	return s.each('{', '}', func(key string) error {
-		f := p.byName[key]
+	return s.each('{', '}', func(key []byte) error {
+		f := p.byName[string(key)]
 		if f == nil {
 			return s.skip()
 		}
@@ -46,7 +46,7 @@ func (p *plan) read(s *scanner, m protoreflect.Message) error {
 			return err
 		}
 		if err := f.read(s, m); err != nil {
-			return within(key, err)
+			return within(string(f.desc.Name()), err)
 		}
 		return nil
 	})
@@ -78,8 +78,8 @@ func (f *field) read(s *scanner, m protoreflect.Message) error {
 	switch {
 	case f.list:
 		list := m.NewField(f.desc).List()
-		err := s.each('[', ']', func(string) error {
-			v, err := f.value(s, list.NewElement)
+		err := s.each('[', ']', func([]byte) error {
+			v, err := f.value(s, list.NewElement())
 			if err == nil {
 				list.Append(v)
 			}
@@ -91,12 +91,12 @@ func (f *field) read(s *scanner, m protoreflect.Message) error {
 		m.Set(f.desc, protoreflect.ValueOfList(list))
 	case f.isMap:
 		values := m.NewField(f.desc).Map()
-		err := s.each('{', '}', func(key string) error {
-			k, err := mapKey(f.desc.MapKey().Kind(), key)
+		err := s.each('{', '}', func(key []byte) error {
+			k, err := mapKey(f.desc.MapKey().Kind(), string(key))
 			if err != nil {
 				return err
 			}
-			v, err := f.value(s, values.NewValue)
+			v, err := f.value(s, values.NewValue())
 			if err == nil {
 				values.Set(k, v)
 			}
@@ -107,7 +107,7 @@ func (f *field) read(s *scanner, m protoreflect.Message) error {
 		}
 		m.Set(f.desc, protoreflect.ValueOfMap(values))
 	default:
-		v, err := f.value(s, func() protoreflect.Value { return m.NewField(f.desc) })
+		v, err := f.value(s, m.NewField(f.desc))
 		if err != nil {
 			return err
 		}
@@ -127,12 +127,11 @@ func mapKey(k protoreflect.Kind, key string) (protoreflect.MapKey, error) {
 	return v.MapKey(), nil
 }
 
-func (f *field) value(s *scanner, fresh func() protoreflect.Value) (protoreflect.Value, error) {
+func (f *field) value(s *scanner, fresh protoreflect.Value) (protoreflect.Value, error) {
 	quoted := s.peek() == '"'
 	switch f.kind {
 	case protoreflect.MessageKind, protoreflect.GroupKind:
-		v := fresh()
-		return v, f.msg.read(s, v.Message())
+		return fresh, f.msg.read(s, fresh.Message())
 	case protoreflect.StringKind, protoreflect.BytesKind:
 		if !quoted {
 			return protoreflect.Value{}, wrong("want a string")
@@ -259,23 +258,26 @@ func (p *plan) readWellKnown(s *scanner, m protoreflect.Message) error {
 
 // parseDuration reads seconds with up to nine decimals: "0.0021s".
 func parseDuration(text string) (seconds int64, nanos int32, err error) {
-	bad := wrong("want a duration such as 0.002100s, not %.40q", text)
 	number, ok := strings.CutSuffix(text, "s")
 	number, negative := strings.CutPrefix(number, "-")
 	if !ok || !isNumber(number) || strings.ContainsAny(number, "eE-") {
-		return 0, 0, bad
+		return 0, 0, badDuration(text)
 	}
 	whole, decimals, _ := strings.Cut(number, ".")
 	seconds, err = strconv.ParseInt(whole, 10, 64)
 	if err != nil || seconds > maxDurationSeconds || len(decimals) > 9 {
-		return 0, 0, bad
+		return 0, 0, badDuration(text)
 	}
 	n, err := strconv.ParseInt((decimals + "000000000")[:9], 10, 32)
 	if err != nil {
-		return 0, 0, bad
+		return 0, 0, badDuration(text)
 	}
 	if negative {
 		return -seconds, -int32(n), nil
 	}
 	return seconds, int32(n), nil
+}
+
+func badDuration(text string) error {
+	return wrong("want a duration such as 0.002100s, not %.40q", text)
 }
