@@ -48,6 +48,30 @@ func TestFailuresSayWhatWhyAndWhatToDo(t *testing.T) {
 	}
 }
 
+func TestFailureHalfWayLeavesNothing(t *testing.T) {
+	for _, multi := range []bool{true, false} {
+		programs := newCounting(t, multi)
+		path := library(t, t.TempDir())
+		c := newCaller(t, path)
+		f := described(t, path)
+		for i := range f.Sites {
+			if f.Sites[i].Symbol == "SSL_write" {
+				f.Sites[i].Offset = 1 << 40
+			}
+		}
+		f.Sites = append(f.Sites[len(f.Sites)-1:], f.Sites[:len(f.Sites)-1]...) // SSL_free first
+		for i := range f.Sites {
+			f.Sites[i].Exit = ""
+		}
+		r := registry(t, programs, DefaultTimes())
+		r.Use(c.process(), f)
+		c.call(t, 5)
+		if n := programs.hits(t, freed); n != 0 || one(t, r).Phase != Failed {
+			t.Errorf("multi=%v: %d hits of a file that is %s", multi, n, one(t, r).Phase)
+		}
+	}
+}
+
 func TestFailureIsRememberedThenTriedAgain(t *testing.T) {
 	programs := newCounting(t, true)
 	path := library(t, t.TempDir())

@@ -287,3 +287,20 @@ func FuzzInspect(f *testing.F) {
 		}
 	})
 }
+
+func TestFunctionsOutsideCodeAreNone(t *testing.T) {
+	dir := t.TempDir()
+	source, path := filepath.Join(dir, "lib.s"), filepath.Join(dir, "libssl.so.9")
+	code := ".data\n.globl SSL_read\n.type SSL_read,@function\nSSL_read: .quad 1\n.size SSL_read, 8\n" +
+		".text\n.globl SSL_write\n.type SSL_write,@function\nSSL_write: nop\n.size SSL_write, 1\n"
+	if err := os.WriteFile(source, []byte(code), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("cc", "-shared", "-nostdlib", "-o", path, source).CombinedOutput(); err != nil {
+		t.Skipf("cc: %v: %s", err, out)
+	}
+	f, err := InspectLibrary(open(t, path), []string{"SSL_read", "SSL_write"}, slow())
+	if err != nil || len(f.Functions) != 1 || f.Functions["SSL_write"] == 0 {
+		t.Errorf("%+v, %v: a probe on data would corrupt it", f, err)
+	}
+}
