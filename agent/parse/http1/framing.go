@@ -69,6 +69,10 @@ func (p *Parser) requestHead(h *half, f framing) {
 	}
 	if h.call != nil {
 		h.call.req = m
+		// An early response to a HEAD has no body to wait for.
+		if r := &p.half[parse.Responses]; m.Method == "HEAD" && r.call == h.call && r.state == body && r.msg.BodyBytes == 0 {
+			p.endMessage(r, true)
+		}
 	}
 	switch {
 	case f.te && f.chunked:

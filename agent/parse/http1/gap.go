@@ -115,6 +115,7 @@ func (p *Parser) missed(h *half, heads uint64) {
 		}
 		return
 	}
+	p.disown()
 	// Every response that came without a request proves one, even where the kernel saw fewer begin.
 	n := max(heads, p.orphans)
 	if n > heads {

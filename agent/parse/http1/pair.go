@@ -16,6 +16,11 @@ func (p *Parser) begin(h *half) {
 	if h.side == parse.Responses {
 		return
 	}
+	if c := p.early; c != nil {
+		p.early, h.call = nil, c
+		p.requests++
+		return
+	}
 	if p.responses > p.requests {
 		// More responses than requests: an interim one in a gap was counted, or one was unsolicited (408).
 		p.responses, p.orphans = p.requests, 0
@@ -40,6 +45,7 @@ func (p *Parser) pair(h *half) {
 	if p.late && p.requests == 0 {
 		return // answers a request from before the stream was joined
 	}
+	p.disown()
 	ordinal := p.responses
 	p.responses++
 	if p.ambiguous {
@@ -47,6 +53,10 @@ func (p *Parser) pair(h *half) {
 	}
 	n := len(p.calls)
 	switch {
+	case n == 0 && ordinal == p.requests && p.proofs == 0 && h.msg.Status != 408:
+		p.settle()
+		p.early = p.newCall(ordinal)
+		p.early.resp, h.call, p.answer = h.msg, p.early, p.early
 	case n == 0:
 		p.certain = false
 		p.doubtful()
@@ -71,6 +81,18 @@ func (p *Parser) orphan(m *parse.Message, ordinal uint64) {
 	if ordinal >= p.requests && m.Status != 408 {
 		p.orphans++
 	}
+}
+
+// disown says that the early response answers no request that will be seen.
+func (p *Parser) disown() {
+	c := p.early
+	if c == nil {
+		return
+	}
+	p.early, p.answer, p.certain = nil, nil, false
+	p.orphans++
+	p.doubtful()
+	p.recycle(c)
 }
 
 // take pairs the response in h with request i; those before it have lost their responses.
@@ -117,6 +139,7 @@ func (p *Parser) pipelines() {
 	if !p.certain && !p.ambiguous {
 		p.ambiguous = true
 		p.abandon()
+		p.disown()
 		p.doubtful()
 	}
 }
@@ -184,6 +207,7 @@ func (p *Parser) settle() {
 		return
 	}
 	if p.proofs > 0 {
+		p.confirm()
 		p.doubted = c
 		return
 	}
@@ -233,6 +257,7 @@ func (p *Parser) finish() {
 			p.endMessage(h, h.state == untilClose)
 		}
 	}
+	p.disown()
 	p.settle()
 	if p.responses != p.requests {
 		p.doubtful()

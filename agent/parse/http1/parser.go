@@ -22,6 +22,9 @@
 // request again, or the end finds each request with one response: where a pipeline sends many heads in one buffer, the
 // kernel counts one.
 //
+// A response may be seen just before its request, where one thread sends and another receives: if the next bytes of the
+// request side follow without a gap, they are that request.
+//
 // The Parser owns its messages and hands them out until emit returns. A request whose response head was lost, or whose
 // own head was lost, is counted, never emitted.
 package http1
@@ -90,6 +93,7 @@ type Parser struct {
 	emit   func(*parse.Exchange)
 	half   [2]half
 	calls  []*call // requests whose response head was not seen, oldest first
+	early  *call   // a response that was seen before its request: two threads of a client may be seen out of order
 	answer *call   // the call whose response is being read, or whose request is not done yet
 
 	requests  uint64 // begun, those in gaps included

@@ -123,6 +123,9 @@ func losses(t *testing.T, name string, talk []parsetest.Event, whole parsetest.S
 		if err != nil && name == "pipelined" && i == 0 && got.Counts.Emitted == 0 && got.Requests() == 1 {
 			continue // three requests in one buffer look like one
 		}
+		if err != nil && name == "answer-first" && i == 1 && got.Counts.Emitted == 0 && got.Requests() == 4 {
+			continue // two answers without a question prove two requests, and one of them then shows itself
+		}
 		if err != nil {
 			t.Errorf("without line %d (%q): %v\n%s", i, e.Data, err, got.Lines())
 		}
