@@ -59,8 +59,9 @@ func luhn(d []byte) bool {
 	return sum%10 == 0 && !same
 }
 
-// holdsCard reports whether some run of digits inside b is a card number.
-func holdsCard(b []byte) bool {
+// holdsCard reports whether some run of digits inside b is a card number; strict asks that no letter touches it, as
+// letters do in hex and base64.
+func holdsCard(b []byte, strict bool) bool {
 	for i := 0; i < len(b); {
 		if classes[b[i]] != digit {
 			i++
@@ -70,7 +71,8 @@ func holdsCard(b []byte) bool {
 		for j < len(b) && (classes[b[j]] == digit || (b[j] == '-' || b[j] == ' ') && j+1 < len(b) && classes[b[j+1]] == digit) {
 			j++
 		}
-		if j-i >= 13 && IsCard(b[i:j]) {
+		touched := i > 0 && classes[b[i-1]] <= upper || j < len(b) && classes[b[j]] <= upper
+		if j-i >= 13 && (!strict || !touched) && IsCard(b[i:j]) {
 			return true
 		}
 		i = j

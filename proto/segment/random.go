@@ -100,6 +100,9 @@ func survey(b []byte) facts {
 			if prev == lower || prev == upper {
 				s.switches++
 			}
+			if st == lowerStart && lowers == 1 && letter == 'v'-'a' {
+				st = oneDigit // a version: v1
+			}
 			next = oneDigit
 			if st >= oneDigit {
 				next = digitsRun

@@ -60,7 +60,8 @@ func TestNamesStay(t *testing.T) {
 		oauth-authorization-server actuator healthcheck readiness swagger-ui.html api-docs invoices2024 iso-3166-countries
 		how-to-cook-chicken-in-10-minutes access_token refresh_token_expires_in x-ratelimit-remaining x-request-start
 		transaction-reference-numbers geschwindigkeitsbegrenzung conversations.replies chat.postMessage kubernetes-dashboard
-		content-security-policy-report-only sec-websocket-extensions isPrimaryContact hasOutstandingBalance`) {
+		content-security-policy-report-only sec-websocket-extensions isPrimaryContact hasOutstandingBalance
+		grpc.health.v1.Health google.pubsub.v1.Publisher google.cloud.secretmanager.v1beta2.SecretManagerService`) {
 		if m := MaskName(s); m != s {
 			t.Errorf("MaskName(%q) = %q", s, m)
 		}

@@ -163,7 +163,7 @@ func classify(b []byte) Kind {
 		return Email
 	}
 	if s.digitRun >= 13 {
-		if holdsCard(b) {
+		if holdsCard(b, false) {
 			return Card
 		}
 		if s.digitRun > 19 {

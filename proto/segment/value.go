@@ -5,8 +5,8 @@ package segment
 // HoldsEmail reports whether b holds an e-mail address.
 func HoldsEmail(b []byte) bool { return holdsEmail(b) }
 
-// HoldsCard reports whether b holds a payment card number.
-func HoldsCard(b []byte) bool { return holdsCard(b) }
+// HoldsCard reports whether b holds a payment card number that stands by itself.
+func HoldsCard(b []byte) bool { return holdsCard(b, true) }
 
 // IsPhone reports whether b is a telephone number in international form.
 func IsPhone(b []byte) bool { return len(b) > 8 && b[0] == '+' && isPhone(b) }
