@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -15,9 +17,26 @@ import (
 // candidate is the state of an endpoint that was never answered as existing.
 const candidate = "candidate"
 
+// snapshotLife is how long the pages after the first are cut from the list that the first was cut from.
+const snapshotLife = 10 * time.Second
+
 type inventory struct {
 	v1.UnimplementedInventoryServer
-	s *Server
+	s    *Server
+	last atomic.Pointer[snapshot]
+}
+
+// snapshot is the last list of endpoints that somebody pages through: to collect and order all of them for every page
+// would cost a hundred times as much. A first page never comes from it.
+type snapshot struct {
+	at         time.Time
+	service    string
+	candidates bool
+	rows       []*v1.Endpoint
+}
+
+func endpointKey(e *v1.Endpoint) key {
+	return key{e.GetService(), e.GetRoute(), e.GetMethod(), e.GetId()}
 }
 
 // ListServices pages services by name.
@@ -26,7 +45,7 @@ func (i *inventory) ListServices(_ context.Context, req *v1.ListServicesRequest)
 	if err != nil {
 		return nil, err
 	}
-	list, next := cut(i.s.cfg.Sources.Services(), func(s *v1.Service) string { return "s" + s.GetName() }, p)
+	list, next := cut(i.s.cfg.Sources.Services(), func(s *v1.Service) key { return key{s.GetName()} }, p)
 	return &v1.ListServicesResponse{Services: list, NextPageToken: next}, nil
 }
 
@@ -36,6 +55,16 @@ func (i *inventory) ListEndpoints(_ context.Context, req *v1.ListEndpointsReques
 	if err != nil {
 		return nil, err
 	}
+	list, next := cut(i.snapshot(req, p), endpointKey, p)
+	return &v1.ListEndpointsResponse{Endpoints: list, NextPageToken: next}, nil
+}
+
+// snapshot collects the rows of a request in order.
+func (i *inventory) snapshot(req *v1.ListEndpointsRequest, p page) []*v1.Endpoint {
+	now := i.s.cfg.Now()
+	if last := i.last.Load(); p.after != nil && last != nil && last.service == req.GetService() && last.candidates == req.GetCandidates() && now.Sub(last.at) < snapshotLife {
+		return last.rows
+	}
 	all := i.s.cfg.Sources.Endpoints(req.GetService())
 	shown := make([]*v1.Endpoint, 0, len(all))
 	for _, e := range all {
@@ -43,10 +72,11 @@ func (i *inventory) ListEndpoints(_ context.Context, req *v1.ListEndpointsReques
 			shown = append(shown, e)
 		}
 	}
-	list, next := cut(shown, func(e *v1.Endpoint) string {
-		return strings.Join([]string{e.GetService(), e.GetRoute(), e.GetMethod(), e.GetId()}, "\x00")
-	}, p)
-	return &v1.ListEndpointsResponse{Endpoints: list, NextPageToken: next}, nil
+	shown = ordered(shown, endpointKey)
+	if len(shown) > p.size {
+		i.last.Store(&snapshot{now, req.GetService(), req.GetCandidates(), shown})
+	}
+	return shown
 }
 
 type findings struct {
@@ -60,7 +90,7 @@ func (f *findings) ListFindings(_ context.Context, req *v1.ListFindingsRequest) 
 	if err != nil {
 		return nil, err
 	}
-	list, next := cut(selected(f.s.cfg.Sources.Findings(), req.GetService(), req.GetRule()), (*v1.Finding).GetId, p)
+	list, next := cut(selected(f.s.cfg.Sources.Findings(), req.GetService(), req.GetRule()), func(f *v1.Finding) key { return key{f.GetId()} }, p)
 	return &v1.ListFindingsResponse{Findings: list, NextPageToken: next}, nil
 }
 

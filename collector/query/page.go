@@ -3,6 +3,7 @@ package query
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/json"
 	"slices"
 	"strings"
 
@@ -21,7 +22,7 @@ const (
 // between two pages neither repeat nor hide others.
 type page struct {
 	size  int
-	after string
+	after *key
 	sum   string
 }
 
@@ -45,31 +46,50 @@ func parsePage(size uint32, token string, filter ...string) (page, error) {
 	if string(raw[:filterSum]) != p.sum {
 		return page{}, status.Error(codes.InvalidArgument, "page_token belongs to another filter: start again without it")
 	}
-	p.after = string(raw[filterSum:])
+	if json.Unmarshal(raw[filterSum:], &p.after) != nil || p.after == nil {
+		return page{}, status.Error(codes.InvalidArgument, "page_token is not one of ours: start again without it")
+	}
 	return p, nil
 }
 
-// cut returns the page of items in the order of their keys, which are unique and not empty, and the token of the next.
-func cut[T any](items []T, key func(T) string, p page) ([]T, string) {
-	type keyed struct {
-		key  string
-		item T
-	}
-	rest := make([]keyed, 0, len(items))
-	for _, it := range items {
-		if k := key(it); k > p.after {
-			rest = append(rest, keyed{k, it})
+// key is what a list is ordered by: up to four texts, the last of which tells items apart.
+type key [4]string
+
+func (k key) compare(other key) int {
+	for i := range k {
+		if c := strings.Compare(k[i], other[i]); c != 0 {
+			return c
 		}
 	}
-	slices.SortFunc(rest, func(a, b keyed) int { return strings.Compare(a.key, b.key) })
-	next := ""
-	if len(rest) > p.size {
-		rest = rest[:p.size]
-		next = base64.RawURLEncoding.EncodeToString([]byte(p.sum + rest[p.size-1].key))
+	return 0
+}
+
+// cut returns the page of items in the order of their keys, and the token of the next. It puts items in order itself,
+// unless they are, which is much cheaper to find out.
+func cut[T any](items []T, keyOf func(T) key, p page) ([]T, string) {
+	items = ordered(items, keyOf)
+	start := 0
+	if p.after != nil {
+		at, found := slices.BinarySearchFunc(items, *p.after, func(item T, k key) int { return keyOf(item).compare(k) })
+		if start = at; found {
+			start++
+		}
 	}
-	out := make([]T, len(rest))
-	for i, k := range rest {
-		out[i] = k.item
+	rest := items[start:]
+	if len(rest) <= p.size {
+		return rest, ""
 	}
-	return out, next
+	// Four texts always encode.
+	last, _ := json.Marshal(keyOf(rest[p.size-1]))
+	return rest[:p.size], base64.RawURLEncoding.EncodeToString(append([]byte(p.sum), last...))
+}
+
+func ordered[T any](items []T, keyOf func(T) key) []T {
+	order := func(a, b T) int { return keyOf(a).compare(keyOf(b)) }
+	if slices.IsSortedFunc(items, order) {
+		return items
+	}
+	items = slices.Clone(items)
+	slices.SortFunc(items, order)
+	return items
 }
