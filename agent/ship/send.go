@@ -57,6 +57,7 @@ func (s *Shipper) session(ctx context.Context) (welcomed bool, err error) {
 	defer cancel(nil)
 	conn, err := grpc.NewClient("passthrough:///"+s.cfg.Address,
 		grpc.WithTransportCredentials(credentials.NewTLS(s.cfg.TLS)),
+		grpc.WithNoProxy(), // The environment of a privileged program must not redirect it.
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReplyBytes)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}))
 	if err != nil {
