@@ -53,6 +53,9 @@ func (p *Parser) end(h *half, id uint32, at time.Duration) {
 // settle hands out a call as complete as it is, or counts what became of it.
 func (p *Parser) settle(c *call) {
 	p.remove(c)
+	if c.req == nil {
+		return // early, and its request never came: ids account for it
+	}
 	if c.resp == nil {
 		if c.gap {
 			p.counts.Lost++
@@ -71,7 +74,9 @@ func (p *Parser) settle(c *call) {
 
 func (p *Parser) lose(c *call) {
 	p.remove(c)
-	p.counts.Lost++
+	if c.req != nil { // else ids account for it
+		p.counts.Lost++
+	}
 }
 
 func (p *Parser) remove(c *call) {
@@ -168,6 +173,10 @@ func (p *Parser) blockLost(h *half, f frameHead, at time.Duration) {
 		return
 	}
 	c := p.calls[f.id]
+	if c != nil && c.req == nil && h.side == parse.Requests {
+		p.remove(c)
+		c = nil
+	}
 	switch {
 	case c != nil && c.message(h.side) == nil:
 		p.lose(c)
@@ -194,6 +203,13 @@ func (p *Parser) desync(h *half, at time.Duration) {
 	h.state, h.inBlock, h.block, h.buf, h.lossy = skip, false, nil, h.buf[:0], true
 	h.hpack = newDecoder(true)
 	h.unbound()
+	if h.side == parse.Requests {
+		for _, c := range p.calls {
+			if c.req == nil {
+				p.remove(c)
+			}
+		}
+	}
 	p.half[1-h.side].unbound()
 	for _, c := range p.calls {
 		p.mark(c)

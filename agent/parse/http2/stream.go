@@ -154,9 +154,10 @@ func status(s string) int {
 
 // request takes a header block of the client: a new request, or trailers.
 func (p *Parser) request(h *half, f frameHead, m *parse.Message, at time.Duration) {
-	if c := p.calls[f.id]; c != nil {
+	early := p.calls[f.id]
+	if c := early; c != nil && c.req != nil {
 		c.last = at
-		if c.req != nil && m.Method == "" {
+		if m.Method == "" {
 			c.req.Trailer, c.req.End = m.Header, at
 			c.req.UnknownHeaders += m.UnknownHeaders
 			p.grow(c, m)
@@ -176,6 +177,9 @@ func (p *Parser) request(h *half, f frameHead, m *parse.Message, at time.Duratio
 	// CONNECT has no path (RFC 9113 §8.5).
 	m.HeadComplete = m.Method != "" && (m.Target != "" || m.Method == "CONNECT" && m.Authority != "" && m.UnknownHeaders == 0)
 	if !m.HeadComplete {
+		if early != nil {
+			p.remove(early)
+		}
 		p.counts.Lost++
 		if m.UnknownHeaders == 0 {
 			p.counts.Malformed++
@@ -186,17 +190,34 @@ func (p *Parser) request(h *half, f frameHead, m *parse.Message, at time.Duratio
 		p.dropOldest()
 	}
 	p.strikes = 0
-	c := &call{id: f.id, req: m, last: at}
-	p.calls[f.id] = c
+	c := early
+	if c == nil {
+		c = &call{id: f.id}
+		p.calls[f.id] = c
+	}
+	c.req, c.last = m, at
 	p.grow(c, m)
 	if f.has(flagEndStream) {
 		p.end(h, f.id, at)
 	}
 }
 
+// early begins a call with its response: where one thread sends and another receives, they may be seen in that order.
+func (p *Parser) early(id uint32) *call {
+	if p.last == none || int64(id) <= p.last || p.half[parse.Requests].lossy || len(p.calls) >= p.limits.Open*openFactor {
+		return nil
+	}
+	c := &call{id: id}
+	p.calls[id] = c
+	return c
+}
+
 // response takes a header block of the server: interim, final, or trailers.
 func (p *Parser) response(h *half, f frameHead, m *parse.Message, at time.Duration) {
 	c := p.calls[f.id]
+	if c == nil {
+		c = p.early(f.id)
+	}
 	if c == nil {
 		return
 	}

@@ -179,6 +179,14 @@ func talks() map[string]func(d *dialog) {
 			d.client(func(e *end) { e.headers(1, true, ":method=GET", ":scheme=http", ":path=/h", "host=by-host") })
 			d.server(func(e *end) { e.ok(1, "") })
 		},
+		"answer-first": func(d *dialog) {
+			d.hello()
+			d.server(func(e *end) { e.ok(1, "one") })
+			d.client(func(e *end) { e.get(1, "/1"); e.post(3, "/3") })
+			d.server(func(e *end) { e.headers(5, true, ":status=204") })
+			d.client(func(e *end) { e.get(5, "/5"); e.data(3, true, "x") })
+			d.server(func(e *end) { e.ok(3, "3") })
+		},
 		"no-path": func(d *dialog) {
 			d.hello()
 			d.client(func(e *end) { e.headers(1, true, ":method=GET", ":scheme=http", ":authority=a"); e.get(3, "/3") })
