@@ -72,7 +72,7 @@ func TestPrincipalIsThePerson(t *testing.T) {
 func TestClasses(t *testing.T) {
 	for _, c := range []struct{ name, value, class string }{
 		{"a", "joe@example.com", "email"}, {"a", "write to joe@example.com now", "email"}, {"a", "joe@localhost", ""}, {"a", "@joe", ""}, {"a", "a@b@", ""},
-		{"a", "4111111111111111", "card"}, {"a", "4111 1111 1111 1111", "card"}, {"a", "4111111111111112", ""}, {"a", "1111111111111117", ""}, {"a", "378282246310005", "card"},
+		{"a", "4111111111111111", "card"}, {"a", "4111 1111 1111 1111", "card"}, {"a", "4111111111111112", ""}, {"a", "1111111111111117", ""}, {"a", "378282246310005", "card"}, {"a", "ab4111111111111111cd", ""},
 		{"a", "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln", "token"}, {"a", "AKIAIOSFODNN7EXAMPLE", "token"}, {"a", "Bearer ghp_x7KqPz4mN2vB8wLcT1aR5dYh", "token"},
 		{"a", "-----BEGIN RSA PRIVATE KEY-----\nMII", "token"}, {"a", "-----BEGIN CERTIFICATE-----\nMII", ""},
 		{"token", "9f86d081884c7d659a2feaa0c55ad015", "token"}, {"etag", "9f86d081884c7d659a2feaa0c55ad015", ""}, {"token", "next", ""},
