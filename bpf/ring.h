@@ -182,7 +182,6 @@ static __noinline __attribute__((unused)) int emit(struct stream *s, struct io *
 		at.len = io->length;
 	}
 	for (int i = 0; i < MAX_PIECES; i++) {
-		bpf_probe_read_kernel(&at, sizeof(at), &at);
 		if (!at.left || !at.cap)
 			break;
 		if (!at.len) {
@@ -191,6 +190,7 @@ static __noinline __attribute__((unused)) int emit(struct stream *s, struct io *
 			if (!at.len)
 				continue;
 		}
+		bpf_probe_read_kernel(&at, sizeof(at), &at);
 		__u32 n = at.left < at.cap ? at.left : at.cap;
 
 		if (n > MAX_PAYLOAD)
