@@ -104,10 +104,17 @@ func (c *collector) listen() (err error) {
 	for _, l := range []struct {
 		flag, addr string
 		to         *net.Listener
-	}{{"agents-listen", c.settings.agentsListen, &c.agents}, {"listen", c.settings.listen, &c.remote}, {"http-listen", c.settings.httpListen, &c.web}} {
-		if *l.to, err = net.Listen("tcp", l.addr); err != nil {
+		conns      int
+	}{
+		{"agents-listen", c.settings.agentsListen, &c.agents, maxAgentConns},
+		{"listen", c.settings.listen, &c.remote, maxQueryConns},
+		{"http-listen", c.settings.httpListen, &c.web, maxHTTPConns},
+	} {
+		opened, err := net.Listen("tcp", l.addr)
+		if err != nil {
 			return fmt.Errorf("listen on %s: %w", l.addr, remedy(err, l.flag))
 		}
+		*l.to = limit(opened, l.conns)
 		c.undo = append(c.undo, func() { (*l.to).Close() })
 	}
 	c.socket = filepath.Join(c.settings.data, socketName)
