@@ -233,9 +233,19 @@ func TestWatcherJudgesExecutables(t *testing.T) {
 	if got, ok := v.of(other, t); ok && got.Include {
 		t.Errorf("another program: %+v", got)
 	}
+	// The same inode under a name that nobody asked for: the verdict is taken back.
+	gone := filepath.Join(dir, "gone")
+	if err := os.Rename(wanted, gone); err != nil {
+		t.Fatal(err)
+	}
+	c := run(t, gone, "60")
+	eventually(t, "exec", func() bool { _, _, exe, err := exeOf("/proc", uint32(c.Process.Pid)); return err == nil && exe == gone })
+	w.Exec(uint32(c.Process.Pid), bpf.FileID{})
+	eventually(t, "the verdict to be taken back", func() bool { got, ok := v.of(gone, t); return ok && !got.Include })
+	wanted = gone
 	// With exclusions alone, whoever is not judged is not watched: everybody must be.
 	v = &verdicts{told: map[bpf.FileID]Verdict{}}
-	if err := watch(t, newLedger(), v, "!exe=wanted").Scan(); err != nil {
+	if err := watch(t, newLedger(), v, "!exe=gone").Scan(); err != nil {
 		t.Fatal(err)
 	}
 	if got, ok := v.of(other, t); !ok || got != (Verdict{}) {
