@@ -39,7 +39,7 @@ func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 // usageError is a mistake in how the program was called: exit status 2.
 type usageError struct{ error }
 
-func (c *config) flags(stderr io.Writer) *flag.FlagSet {
+func (c *config) flags() *flag.FlagSet {
 	f := flag.NewFlagSet("spile-agent", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
 	f.StringVar(&c.file, "config", "", "YAML `file` with the keys below, dashes written as underscores")
@@ -53,14 +53,14 @@ func (c *config) flags(stderr io.Writer) *flag.FlagSet {
 	f.IntVar(&c.ringBytes, "ring-bytes", 32<<20, "`bytes` of the ring between kernel and agent, a power of two")
 	f.StringVar(&c.hook, "socket-hook", "", "force a `rung` of the socket hooks: tp_btf, kprobe or syscall (default: the best this kernel has)")
 	f.Int64Var(&c.spool, "spool-bytes", 256<<20, "`bytes` of calls kept on disk while the collector is away; the oldest go first, counted")
-	f.StringVar(&c.output, "o", "table", "output of doctor and replay: table or json")
+	f.StringVar(&c.output, "o", "table", "output `format` of doctor and replay: table or json")
 	f.BoolVar(&c.raw, "raw", false, "record: keep every value as it is (secrets included)")
 	return f
 }
 
 // parse reads the arguments after the verb, the environment and the file, and returns what is left of the arguments.
-func (c *config) parse(args []string, env func(string) (string, bool), stderr io.Writer) ([]string, error) {
-	f := c.flags(stderr)
+func (c *config) parse(args []string, env func(string) (string, bool)) ([]string, error) {
+	f := c.flags()
 	if err := f.Parse(reorder(f, args)); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil, err

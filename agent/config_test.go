@@ -27,7 +27,7 @@ func TestFlagBeatsVariableBeatsFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	var c config
-	rest, err := c.parse([]string{"--collector", "flag:1", "x", "--config", file, "-o", "json"}, environment("SPILE_COLLECTOR=env:1", "SPILE_NODE=env"), nil)
+	rest, err := c.parse([]string{"--collector", "flag:1", "x", "--config", file, "-o", "json"}, environment("SPILE_COLLECTOR=env:1", "SPILE_NODE=env"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +38,7 @@ func TestFlagBeatsVariableBeatsFile(t *testing.T) {
 		t.Errorf("targets %q", c.targets)
 	}
 	c = config{}
-	if _, err := c.parse([]string{"--config", file, "--target", "pid=1"}, environment("SPILE_TARGET=port=80 port=81"), nil); err != nil || !slices.Equal(c.targets, []string{"pid=1"}) {
+	if _, err := c.parse([]string{"--config", file, "--target", "pid=1"}, environment("SPILE_TARGET=port=80 port=81")); err != nil || !slices.Equal(c.targets, []string{"pid=1"}) {
 		t.Errorf("a flag replaces the lists below it: %q, %v", c.targets, err)
 	}
 }
@@ -81,7 +81,7 @@ func TestMistakesAreNamed(t *testing.T) {
 func TestHelpIsOnStdout(t *testing.T) {
 	for _, args := range [][]string{{"--help"}, {"help"}, {"replay", "-h"}} {
 		var stdout, stderr bytes.Buffer
-		if code := run(context.Background(), world{args, environment(), &stdout, &stderr}); code != 0 || stderr.Len() > 0 || !strings.Contains(stdout.String(), "-target") {
+		if code := run(context.Background(), world{args, environment(), &stdout, &stderr}); code != 0 || stderr.Len() > 0 || !strings.Contains(stdout.String(), "--target") {
 			t.Errorf("%v: status %d, stderr %q, stdout %q", args, code, &stderr, &stdout)
 		}
 	}

@@ -103,7 +103,7 @@ func dispatch(ctx context.Context, w world) error {
 			continue
 		}
 		var c config
-		args, err := c.parse(rest, w.env, w.stderr)
+		args, err := c.parse(rest, w.env)
 		if err != nil {
 			return err
 		}
@@ -131,9 +131,17 @@ Each flag is also SPILE_NAME in the environment and a key of the --config file:
 
 `)
 	var c config
-	f := c.flags(io.Discard)
-	f.SetOutput(out)
-	f.PrintDefaults()
+	c.flags().VisitAll(func(f *flag.Flag) {
+		placeholder, usage := flag.UnquoteUsage(f)
+		dashes := "--"
+		if len(f.Name) == 1 {
+			dashes = "-"
+		}
+		if f.DefValue != "" && f.DefValue != "false" {
+			usage += " (default " + f.DefValue + ")"
+		}
+		fmt.Fprintf(out, "  %-28s %s\n", strings.TrimSpace(dashes+f.Name+" "+placeholder), strings.ReplaceAll(usage, "\n", "\n"+strings.Repeat(" ", 31)))
+	})
 }
 
 func logger(w world) *slog.Logger { return slog.New(slog.NewTextHandler(w.stderr, nil)) }

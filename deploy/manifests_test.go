@@ -3,6 +3,7 @@ package deploy
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"regexp"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 )
 
@@ -44,7 +46,13 @@ func decode(doc []byte, into map[string]any) error {
 	if !ok {
 		return &json.UnmarshalTypeError{Value: head.APIVersion + "/" + head.Kind}
 	}
-	if err := yaml.UnmarshalStrict(doc, object); err != nil {
+	data, err := yaml.YAMLToJSONStrict(doc)
+	if err != nil {
+		return err
+	}
+	// The decoder of the API server: names are compared with their case, unknown and repeated fields are told.
+	strict, err := kjson.UnmarshalStrict(data, object)
+	if err = errors.Join(append(strict, err)...); err != nil {
 		return err
 	}
 	into[head.Kind] = object

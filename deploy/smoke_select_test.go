@@ -141,6 +141,7 @@ func TestSmokeTwoNamespaces(t *testing.T) {
 	p := up(t, "--target", "netns=self", "--target", "netns="+other.path())
 	startNginx(t)
 	other.serve(t)
+	time.Sleep(time.Second) // let the calls that asked whether nginx is up pass
 	base := len(p.calls())
 	for i := range 10 {
 		port := strconv.Itoa(20000 + i)
