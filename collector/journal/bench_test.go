@@ -44,3 +44,28 @@ func BenchmarkCommit(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkLoad is a partition with 10,000 findings of 1 KB and 280 buckets of 10 KB.
+func BenchmarkLoad(b *testing.B) {
+	j := open(b, b.TempDir())
+	var r uint64
+	for n := 0; n < 10_280; {
+		var list []Entry
+		for ; len(list) < MaxEntries && n < 10_280; n++ {
+			if n < 280 {
+				list = append(list, Entry{fmt.Sprint("ep.", n), make([]byte, 10_000)})
+			} else {
+				list = append(list, Entry{fmt.Sprint("fi.", n), make([]byte, 1000)})
+			}
+		}
+		var err error
+		if r, err = j.Commit(b.Context(), 0, r, list, []byte("m")); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for b.Loop() {
+		if s := load(b, j, 0); len(s.Entries) != 10_280 {
+			b.Fatal(len(s.Entries))
+		}
+	}
+}

@@ -37,8 +37,9 @@ const (
 	headerMin   = "Spile-Min"
 	headerMax   = "Spile-Max"
 
-	// prefetch bounds what one reader holds: 64 owners with 8 records of some 100 KB each.
-	prefetch = 8
+	// Prefetched messages bound what one reader holds: 64 owners with 8 records of some 30 KB each, or 128 values of state.
+	prefetchRecords = 8
+	prefetchValues  = 128
 )
 
 // Append stores a record and returns when it is on disk (or replicated). Concurrent callers share the connection and wait
@@ -67,7 +68,7 @@ func (j *Journal) Append(ctx context.Context, partition int, r Record) error {
 	if err := j.writable(); err != nil {
 		return j.wrap("append record", err)
 	}
-	ctx, cancel := withTimeout(ctx)
+	ctx, cancel := withTimeout(ctx, requestTimeout)
 	defer cancel()
 	if _, err := j.js.PublishMsg(ctx, m, jetstream.WithExpectStream(events)); err != nil {
 		return j.wrap("append record", err)
@@ -156,6 +157,10 @@ func (j *Journal) consume(ctx context.Context, stream string, cfg jetstream.Orde
 	if !follow && c.CachedInfo().NumPending == 0 {
 		return nil
 	}
+	prefetch := prefetchValues
+	if stream == events {
+		prefetch = prefetchRecords
+	}
 	iter, err := c.Messages(jetstream.PullMaxMessages(prefetch))
 	if err != nil {
 		return err
@@ -206,9 +211,9 @@ func recordOf(m jetstream.Msg, md *jetstream.MsgMetadata) (r Record, err error) 
 }
 
 // withTimeout keeps a caller without a deadline from waiting for ever on an engine that cannot answer.
-func withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+func withTimeout(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return context.WithCancel(ctx)
 	}
-	return context.WithTimeout(ctx, requestTimeout)
+	return context.WithTimeout(ctx, d)
 }

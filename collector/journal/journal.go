@@ -36,7 +36,8 @@ const (
 	defaultAge       = 72 * time.Hour
 	defaultBytes     = int64(8 << 30)
 	requestTimeout   = 30 * time.Second
-	commitsInFlight  = 16 // of the 50 open batches that the engine allows per stream
+	stateTimeout     = 2 * time.Minute // a commit of 1,000 entries is 1,000 syncs
+	commitsInFlight  = 16              // of the 50 open batches that the engine allows per stream
 	tenant           = "default"
 	replicasExternal = 3
 )

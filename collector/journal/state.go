@@ -46,7 +46,7 @@ func (j *Journal) Load(ctx context.Context, partition int) (Snapshot, error) {
 	if err := checkPartition(partition); err != nil {
 		return Snapshot{}, fmt.Errorf("load state: %w", err)
 	}
-	ctx, cancel := withTimeout(ctx)
+	ctx, cancel := withTimeout(ctx, stateTimeout)
 	defer cancel()
 	prefix := "st." + partitionToken(partition) + "."
 	kept := map[string][]version{}
@@ -103,7 +103,7 @@ func (j *Journal) Commit(ctx context.Context, partition int, revision uint64, en
 	if err := j.writable(); err != nil {
 		return 0, j.wrap("commit", err)
 	}
-	ctx, cancel := withTimeout(ctx)
+	ctx, cancel := withTimeout(ctx, stateTimeout)
 	defer cancel()
 	select {
 	case j.commits <- struct{}{}:

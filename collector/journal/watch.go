@@ -33,7 +33,7 @@ func (j *Journal) Watch(ctx context.Context, durable, keyPrefix string, fn func(
 	if err != nil {
 		return j.wrap("watch as "+durable, err)
 	}
-	iter, err := c.Messages(jetstream.PullMaxMessages(prefetch))
+	iter, err := c.Messages(jetstream.PullMaxMessages(prefetchRecords))
 	if err != nil {
 		return j.wrap("watch as "+durable, err)
 	}

@@ -53,8 +53,8 @@ const (
 	defaultEvery = 250 * time.Millisecond
 	// maxDirty keys changed make a commit due. One more call changes at most a few.
 	maxDirty = 200
-	// maxKeys is when it may not wait for the end of a record.
-	maxKeys     = 800
+	// maxKeys is when it may not wait for the end of a record. Each key costs a sync: 10 ms and more on a busy disk.
+	maxKeys     = 300
 	idleEvery   = 10 * time.Minute
 	finalCommit = 10 * time.Second
 	firstRetry  = 250 * time.Millisecond

@@ -120,7 +120,7 @@ func TestTheSecondOwnerStopsTheFirst(t *testing.T) {
 // Each call of the record makes a finding, so it needs several commits. Each round stops after one more of them.
 func TestALargeRecordIsTakenInPieces(t *testing.T) {
 	j, c := openJournal(t, t.TempDir()), newCoder(t)
-	put(t, j, "a", c.record(t, "n1", 1, callsOf("a", 1, 5000)))
+	put(t, j, "a", c.record(t, "n1", 1, callsOf("a", 1, 2000)))
 	rounds := 0
 	for ; ; rounds++ {
 		cut := errors.New("cut")
@@ -153,8 +153,8 @@ func TestALargeRecordIsTakenInPieces(t *testing.T) {
 	for _, e := range r.Endpoints("a") {
 		sum += e.Calls
 	}
-	if sum != 5000 || len(r.Findings()) != 5000 {
-		t.Errorf("%d calls and %d findings of 5000", sum, len(r.Findings()))
+	if sum != 2000 || len(r.Findings()) != 2000 {
+		t.Errorf("%d calls and %d findings of 2000", sum, len(r.Findings()))
 	}
 	if rounds < 5 {
 		t.Errorf("%d commits before the last", rounds)
