@@ -14,6 +14,7 @@ package mask
 
 import (
 	"bytes"
+	"slices"
 	"time"
 
 	"github.com/spile/spile/agent/chunk"
@@ -91,8 +92,9 @@ func (m *Masker) Feed(c *chunk.Chunk) {
 	}
 	switch {
 	case c.Kind == chunk.Close:
-		s.close(h)
-		delete(m.streams, c.Stream)
+		if s.close(h) {
+			delete(m.streams, c.Stream)
+		}
 	case c.Kind == chunk.Data && c.Direction <= chunk.Egress:
 		s.feed(h)
 	default:
@@ -103,7 +105,7 @@ func (m *Masker) Feed(c *chunk.Chunk) {
 
 // Flush masks what is incomplete and emits all that waits.
 func (m *Masker) Flush() {
-	m.settle()
+	m.settle(nil)
 	m.drain(0)
 }
 
@@ -115,7 +117,7 @@ func (m *Masker) drain(now time.Duration) {
 			if now-h.Time < holdTime && m.bytes < holdBytes {
 				return
 			}
-			m.settle()
+			m.settle(h)
 		}
 		m.queue[0] = nil
 		m.queue = m.queue[1:]
@@ -126,18 +128,20 @@ func (m *Masker) drain(now time.Duration) {
 	m.bytes = 0
 }
 
-// settle ends all open units.
-func (m *Masker) settle() {
+// settle ends the units that still have to write into h; all of them where h is nil.
+func (m *Masker) settle(h *held) {
 	for _, s := range m.streams {
 		for i := range s.halves {
-			s.halves[i].cut()
+			if h == nil || slices.Contains(s.halves[i].unit.holds, h) {
+				s.halves[i].cut()
+			}
 		}
 	}
 }
 
 // forget drops all streams: a flood of them must not cost memory. Their next chunks are late joins.
 func (m *Masker) forget() {
-	m.settle()
+	m.settle(nil)
 	clear(m.streams)
 }
 
@@ -162,14 +166,23 @@ func (s *stream) feed(h *held) {
 	}
 }
 
-// close ends both directions. Offsets of the end are those of the masked stream.
-func (s *stream) close(h *held) {
-	for i := range s.halves {
-		s.halves[i].cut()
+// close ends the directions whose bytes have all come, and reports whether both have: the end of a stream travels on a
+// way of its own and may overtake data. The offsets of the end become those of the masked stream.
+func (s *stream) close(h *held) bool {
+	done := true
+	for i, end := range [2]*uint64{chunk.Ingress: &h.PeerOff, chunk.Egress: &h.Offset} {
+		f := &s.halves[i]
+		missing := uint64(0)
+		if f.begun && f.next < *end {
+			missing, done = *end-f.next, false
+		} else {
+			f.cut()
+		}
+		if s.http2 {
+			*end = f.out + missing
+		}
 	}
-	if s.http2 {
-		h.Offset, h.PeerOff = s.halves[chunk.Egress].out, s.halves[chunk.Ingress].out
-	}
+	return done
 }
 
 // lose ends what was open: bytes are missing. A head may follow at once where the chunk says so.

@@ -122,6 +122,20 @@ func TestOrderAndHold(t *testing.T) {
 	}
 }
 
+// The end of a stream may overtake its last data.
+func TestCloseBeforeData(t *testing.T) {
+	var out []byte
+	m := New(func(c *chunk.Chunk) { out = append(out, c.Data...) })
+	a, b := "GET /a HTTP/1.1\r\n\r\nGET /b HTT", "P/1.1\r\nX-A: hunter2\r\n\r\n"
+	m.Feed(&chunk.Chunk{Kind: chunk.Data, Stream: 1, Length: uint32(len(a)), Data: []byte(a)})
+	m.Feed(&chunk.Chunk{Kind: chunk.Close, Stream: 1, PeerOff: uint64(len(a) + len(b))})
+	m.Feed(&chunk.Chunk{Kind: chunk.Data, Stream: 1, Offset: uint64(len(a)), Length: uint32(len(b)), Data: []byte(b)})
+	m.Flush()
+	if want := "GET /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\nX-A: xxxxxx0\r\n\r\n"; string(out) != want {
+		t.Errorf("got  %q\nwant %q", out, want)
+	}
+}
+
 func frame(typ, flags byte, stream uint32, p []byte) []byte {
 	x := &frames{}
 	x.write(typ, flags, stream, p)
