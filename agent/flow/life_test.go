@@ -208,3 +208,23 @@ func TestUnseenBytesAreAGap(t *testing.T) {
 		t.Error("no end")
 	}
 }
+
+func TestUnreadableHeadIsALostCall(t *testing.T) {
+	w := newWorld(t, 1, 0)
+	c := w.dial(1, false)
+	c.exchange(true)
+	e := c.chunk(chunk.Data, chunk.Ingress)
+	c.heads[chunk.Ingress]++
+	e.Offset, e.Length, e.Heads = c.offset[chunk.Ingress], 40, c.heads[chunk.Ingress]
+	e.Flags |= chunk.Fault | chunk.Head
+	c.offset[chunk.Ingress] += 40
+	w.flow.Feed(&e)
+	head := "HTTP/1.1 200 OK\r\nX-Of: /unread\r\nContent-Length: 0\r\n\r\n"
+	c.whole(parse.Responses, head)
+	c.exchange(true)
+	c.exchange(true)
+	c.close()
+	if got := w.flow.Counts(); got.Calls != 3 || got.LostServer != 1 || got.Unanswered != 0 {
+		t.Errorf("%+v", got)
+	}
+}

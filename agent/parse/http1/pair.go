@@ -234,9 +234,9 @@ func (p *Parser) doubtful() {
 // handOut emits a call.
 func (p *Parser) handOut(c *call) {
 	p.counts.Emitted++
-	x := parse.Exchange{Request: c.req, Response: c.resp, Ordinal: c.ordinal, LateJoin: p.lateDue, Gap: c.gap}
+	p.out = parse.Exchange{Request: c.req, Response: c.resp, Ordinal: c.ordinal, LateJoin: p.lateDue, Gap: c.gap}
 	p.lateDue = false
-	p.emit(&x)
+	p.emit(&p.out)
 	p.recycle(c)
 }
 

@@ -91,6 +91,7 @@ type call struct {
 type Parser struct {
 	limits parse.Limits
 	emit   func(*parse.Exchange)
+	out    parse.Exchange // what emit gets
 	half   [2]half
 	calls  []*call // requests whose response head was not seen, oldest first
 	early  *call   // a response that was seen before its request: two threads of a client may be seen out of order

@@ -84,6 +84,7 @@ type call struct {
 type Parser struct {
 	limits  parse.Limits
 	emit    func(*parse.Exchange)
+	out     parse.Exchange // what emit gets
 	half    [2]half
 	calls   map[uint32]*call
 	last    int64 // highest request id that is accounted for; -1 before the first, none before a late one

@@ -65,9 +65,9 @@ func (p *Parser) settle(c *call) {
 		return
 	}
 	p.counts.Emitted++
-	x := parse.Exchange{Request: c.req, Response: c.resp, Ordinal: uint64(c.id), LateJoin: p.lateDue, Gap: c.gap}
+	p.out = parse.Exchange{Request: c.req, Response: c.resp, Ordinal: uint64(c.id), LateJoin: p.lateDue, Gap: c.gap}
 	p.lateDue = false
-	p.emit(&x)
+	p.emit(&p.out)
 	p.pool.Put(c.req)
 	p.pool.Put(c.resp)
 }
