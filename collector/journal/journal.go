@@ -148,7 +148,7 @@ func (j *Journal) where() string {
 	return "at " + j.cfg.URL
 }
 
-// Close ends every Read, Scan, Watch and Follow, then stops the embedded server. What was acknowledged is on disk before.
+// Close ends every Read, Scan and Watch, then stops the embedded server. What was acknowledged is on disk before.
 func (j *Journal) Close() {
 	j.closing.Do(func() {
 		if j.conn != nil {

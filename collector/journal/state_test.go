@@ -242,27 +242,3 @@ func TestWatchRemembersItsPosition(t *testing.T) {
 		t.Fatalf("watched %v, %v", got, err)
 	}
 }
-
-func TestFollowTellsWhatIsThenWhatChanges(t *testing.T) {
-	j := open(t, t.TempDir())
-	r := commit(t, j, 0, 0, "m", "fi.f:1", "old", "ep.1", "x")
-	r = commit(t, j, 0, r, "m", "fi.f:1", "a")
-	var got []string
-	note := func(_ uint64, key string, value []byte) error {
-		got = append(got, key+"="+string(value))
-		if len(got) == 1 {
-			commit(t, j, 0, r, "m", "fi.f:1", "b")
-		}
-		if len(got) == 2 {
-			return enough
-		}
-		return nil
-	}
-	if err := j.Follow(t.Context(), "fi", true, note); !errors.Is(err, enough) || fmt.Sprint(got) != "[fi.f:1=a fi.f:1=b]" {
-		t.Fatalf("followed %v, %v", got, err)
-	}
-	got = nil
-	if err := j.Follow(t.Context(), "zz", false, note); err != nil || got != nil {
-		t.Fatalf("nothing there: %v, %v", got, err)
-	}
-}

@@ -96,20 +96,6 @@ func (j *Journal) Backlog(ctx context.Context, durable string) (uint64, error) {
 	return info.NumPending + uint64(info.NumAckPending), nil
 }
 
-// Follow hands fn every key that begins with keyPrefix as it is, then each change, without remembering a position.
-// Without follow it ends after the first. fn owns the value.
-func (j *Journal) Follow(ctx context.Context, keyPrefix string, follow bool, fn func(seq uint64, key string, value []byte) error) error {
-	if err := checkKey(keyPrefix); err != nil {
-		return fmt.Errorf("follow %q: %w", keyPrefix, err)
-	}
-	cfg := jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{"st.*." + keyPrefix + ".>"}, DeliverPolicy: jetstream.DeliverLastPerSubjectPolicy,
-	}
-	return j.wrap("follow "+keyPrefix, j.consume(ctx, state, cfg, follow, func(m jetstream.Msg, md *jetstream.MsgMetadata) error {
-		return fn(md.Sequence.Stream, keyOf(m.Subject()), m.Data())
-	}))
-}
-
 // keyOf drops "st.PART.".
 func keyOf(subject string) string {
 	return strings.SplitN(subject, ".", 3)[2]
