@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/spile/spile/agent/ship"
 )
 
 // bootToUnix is Unix time minus time since boot, now. Suspend counts in both, a step of the wall clock only in one, so
@@ -72,31 +73,7 @@ func credentials(c config) (*tls.Config, error) {
 	if c.ca == "" || c.cert == "" || c.key == "" {
 		return nil, usageError{errors.New("--ca, --cert and --key are needed to reach a collector: make them with `spile agents enroll NODE --out DIR` where the collector runs, or use `spile up` for both on one host")}
 	}
-	pem, err := os.ReadFile(c.ca)
-	if err != nil {
-		return nil, fmt.Errorf("read the collector's CA (--ca): %w", err)
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("read the collector's CA (--ca): %s holds no PEM certificate", c.ca)
-	}
-	load := func() (*tls.Certificate, error) {
-		pair, err := tls.LoadX509KeyPair(c.cert, c.key)
-		if err != nil {
-			return nil, fmt.Errorf("load the agent's certificate (--cert, --key): %w", err)
-		}
-		return &pair, nil
-	}
-	if _, err := load(); err != nil {
-		return nil, err
-	}
-	return &tls.Config{
-		MinVersion: tls.VersionTLS13,
-		RootCAs:    roots,
-		ServerName: "collector.spile", // in the collector's certificate whatever its address
-		// Read again at each handshake, so that a renewed certificate needs no restart.
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() },
-	}, nil
+	return ship.ClientTLS(c.cert, c.key, c.ca)
 }
 
 // lock makes the data directory and holds it against a second agent.
