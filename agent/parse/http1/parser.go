@@ -20,7 +20,8 @@
 // not pipeline; a connection that shows any other picture afterwards is ambiguous for good, and its requests
 // are counted as lost. The first pairs after a loss are handed out only when the next response goes to the newest
 // request again, or the end finds each request with one response: where a pipeline sends many heads in one buffer, the
-// kernel counts one.
+// kernel counts one. What counts can't tell apart is a pipeline whose losses on both sides look like turns three times
+// in a row.
 //
 // A response may be seen just before its request, where one thread sends and another receives: if the next bytes of the
 // request side follow without a gap, they are that request.
