@@ -22,6 +22,8 @@ func (f *framing) note(m *parse.Message, field parse.Field) {
 			f.badLength, f.malformed = true, true
 		}
 		f.length, f.hasLength = n, true
+	case "expect":
+		f.expect = strings.EqualFold(field.Value, "100-continue")
 	case "transfer-encoding":
 		f.te = true
 		last := field.Value[strings.LastIndexByte(field.Value, ',')+1:]
@@ -76,7 +78,7 @@ func (p *Parser) requestHead(h *half, f framing) {
 	}
 	switch {
 	case f.te && f.chunked:
-		h.state = chunkSize
+		h.state, h.awaits = chunkSize, f.expect
 	case f.te, f.badLength && !f.te:
 		// The length of this request is unknowable (RFC 9112 §6.3); its head is whole.
 		if !f.malformed {
@@ -86,6 +88,7 @@ func (p *Parser) requestHead(h *half, f framing) {
 		p.uncertain()
 		h.state = skip
 	default:
+		h.awaits = f.expect && f.length > 0
 		p.sized(h, f.length)
 	}
 }

@@ -16,7 +16,10 @@ func (p *Parser) Gap(side parse.Side, bytes uint64, heads uint32, at time.Durati
 		// What seemed a body was none: the request had been a HEAD.
 		p.endMessage(h, true)
 	}
-	h.peek = false
+	if h.awaits && heads > 0 && (h.call == nil || h.call.respDone) {
+		p.endMessage(h, false) // its body never came
+	}
+	h.peek, h.awaits = false, false
 	switch h.state {
 	case untilClose:
 		p.jump(h, bytes, at)

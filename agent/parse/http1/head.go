@@ -16,6 +16,7 @@ type framing struct {
 	length    uint64
 	hasLength bool
 	te        bool // a transfer coding is named
+	expect    bool // the sender waits for 100 Continue
 	chunked   bool // and the last one is chunked
 	badLength bool
 	malformed bool

@@ -70,6 +70,7 @@ type half struct {
 	tentative bool
 	// peek: a response to a request of unknown method; a HEAD response has no body, so the next may be a head.
 	peek    bool
+	awaits  bool // a request whose body waits for 100 Continue
 	left    uint64
 	buf     []byte // of a head, line or trailer that is not complete
 	scanned int    // bytes of buf known to hold no end
@@ -194,6 +195,14 @@ func (p *Parser) step(h *half, data []byte, at time.Duration) int {
 		h.peek = false
 		if h.fresh && Sniff(h.side, data) == parse.Yes {
 			p.endMessage(h, true)
+			h.ended = false
+		}
+	}
+	if h.awaits {
+		// A final answer instead of 100: the body may never come (RFC 9110 §10.1.1).
+		h.awaits = false
+		if answered := h.call == nil || h.call.respDone; answered && h.fresh && Sniff(h.side, data) == parse.Yes {
+			p.endMessage(h, false)
 			h.ended = false
 		}
 	}

@@ -65,7 +65,7 @@ func TestTalks(t *testing.T) {
 			if got := whole.Lines(); got != string(want) {
 				t.Fatalf("got\n%swant\n%s", got, want)
 			}
-			splits(t, talk, whole)
+			splits(t, name, talk, whole)
 			losses(t, name, talk, whole)
 		})
 	}
@@ -81,10 +81,10 @@ func hasGap(talk []parsetest.Event) bool {
 	return false
 }
 
-func splits(t *testing.T, talk []parsetest.Event, whole parsetest.Seen) {
+func splits(t *testing.T, name string, talk []parsetest.Event, whole parsetest.Seen) {
 	same := func(what string, got parsetest.Seen) {
 		t.Helper()
-		if hasGap(talk) {
+		if hasGap(talk) || name == "expectation-failed" {
 			got.Err, whole.Err = "", ""
 			if got.Counts.Emitted > whole.Counts.Emitted {
 				t.Fatalf("%s: more pairs than whole:\n%s", what, got.Lines())
@@ -122,6 +122,9 @@ func losses(t *testing.T, name string, talk []parsetest.Event, whole parsetest.S
 		err := parsetest.Agree(whole, got)
 		if err != nil && name == "pipelined" && i == 0 && got.Counts.Emitted == 0 && got.Requests() == 1 {
 			continue // three requests in one buffer look like one
+		}
+		if err != nil && name == "expectation-failed" && i == 1 && got.Counts.Emitted == 0 {
+			continue // without the answer, the next request looks like the body
 		}
 		if err != nil && name == "answer-first" && i == 1 && got.Counts.Emitted == 0 && got.Requests() == 4 {
 			continue // two answers without a question prove two requests, and one of them then shows itself
