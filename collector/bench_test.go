@@ -15,7 +15,15 @@ import (
 
 // BenchmarkCollector sends batches of 1,000 calls over mTLS and waits until the inventory has them: sync, decode, route,
 // inventory, detection and commit are in it. CPU is that of both ends; payloads are made before.
+//
+// The number of services decides how many records a batch becomes, and each record and commit waits for the disk.
 func BenchmarkCollector(b *testing.B) {
+	for _, services := range []int{1, 30} {
+		b.Run(fmt.Sprintf("services=%d", services), func(b *testing.B) { benchmarkCollector(b, services) })
+	}
+}
+
+func benchmarkCollector(b *testing.B, services int) {
 	const perBatch, kinds = 1000, 16
 	r := start(b, b.TempDir())
 	a := r.agent("bench", 1)
@@ -28,7 +36,7 @@ func BenchmarkCollector(b *testing.B) {
 		calls := make([]*v1.Call, perBatch)
 		for i := range calls {
 			c := shopCall(fmt.Sprintf("%x%06x", k+1, i), fmt.Sprintf("/api/v%d/users/%d/orders", i%12, i*7919%100000), 200)
-			c.Authority = fmt.Sprintf("service-%d.example", i%30)
+			c.Authority = fmt.Sprintf("service-%d.example", i%services)
 			c.Source.Port = uint32(30000 + i)
 			calls[i] = c
 		}
