@@ -114,6 +114,8 @@ var table = []struct{ path, want string }{
 	{"/cart;v=2/items", "/cart/items"},
 	{"/users/42;v=2", "/users/{id}"},
 	// gRPC is exact.
+	{"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Check"},
+	{"/google.pubsub.v1.Publisher/CreateTopic", "/google.pubsub.v1.Publisher/CreateTopic"},
 	{"/shop.v1.Orders/Create", "/shop.v1.Orders/Create"},
 	{"/helloworld.Greeter/SayHello", "/helloworld.Greeter/SayHello"},
 	{"/pkg.Service2/Get2FA", "/pkg.Service2/Get2FA"},
