@@ -21,7 +21,8 @@ type Verdict struct {
 // JudgesExe reports whether executables matter to the selection at all.
 func (s *Selection) JudgesExe() bool { return s.Include.Exe || s.Exclude.Exe }
 
-// JudgeExe compares an executable's path with the patterns. A pattern without "/" is compared with the file name.
+// JudgeExe compares an executable's path with the patterns. A pattern without "/" is compared with the file name; in
+// one with "/" a "*" also spans directories, so that */nginx is nginx wherever it lies.
 func (s *Selection) JudgeExe(exe string) Verdict {
 	v := s.links[exe]
 	return Verdict{
@@ -36,12 +37,15 @@ func anyMatch(patterns []string, exe string) bool {
 		if !strings.Contains(pattern, "/") {
 			subject = path.Base(exe)
 		}
-		if ok, _ := path.Match(pattern, subject); ok {
+		if ok, _ := path.Match(flat(pattern), flat(subject)); ok {
 			return true
 		}
 	}
 	return false
 }
+
+// flat hides the separators from path.Match, whose "*" stops at them.
+func flat(s string) string { return strings.ReplaceAll(s, "/", "\x00") }
 
 // exeOf reads which program a process runs, as the kernel names it and as people do.
 func exeOf(proc string, pid uint32) (id bpf.FileID, exact bool, path string, err error) {
@@ -90,10 +94,10 @@ func globExes(patterns []string) []string {
 	var names []string
 	for _, pattern := range patterns {
 		places := []string{pattern}
-		if !strings.Contains(pattern, "/") {
+		if name := strings.TrimPrefix(pattern, "*/"); !strings.Contains(name, "/") {
 			places = nil
 			for _, dir := range []string{"/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin", "/bin", "/sbin"} {
-				places = append(places, filepath.Join(dir, pattern))
+				places = append(places, filepath.Join(dir, name))
 			}
 		}
 		for _, place := range places {

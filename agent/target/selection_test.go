@@ -147,13 +147,15 @@ func TestJudgeExe(t *testing.T) {
 	if err := os.Symlink(real, filepath.Join(dir, "link")); err != nil {
 		t.Fatal(err)
 	}
-	s := mustSelect(t, "exe="+filepath.Join(dir, "link"), "exe=nginx", "exe=/opt/*/bin/app", "!exe=/opt/b/bin/*")
+	s := mustSelect(t, "exe="+filepath.Join(dir, "link"), "exe=nginx", "exe=/opt/*/bin/app", "exe=*/curl", "!exe=/opt/b/bin/*")
 	for path, want := range map[string]Verdict{
 		real:                 {Include: true},
 		"/usr/sbin/nginx":    {Include: true},
+		"/usr/bin/curl":      {Include: true},
+		"/usr/bin/curl2":     {},
 		"/usr/sbin/nginx2":   {},
 		"/opt/a/bin/app":     {Include: true},
-		"/opt/a/c/bin/app":   {},
+		"/opt/a/c/bin/app":   {Include: true},
 		"/opt/b/bin/app":     {Include: true, Exclude: true},
 		"/opt/b/bin/b":       {Exclude: true},
 		"/usr/sbin/nginx/sh": {},
