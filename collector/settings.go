@@ -27,9 +27,9 @@ var otherEnv = []string{"SERVER", "TOKEN_FILE", "CA"}
 // serviceLink matches what Kubernetes puts into the environment of a pod beside a Service whose name begins with "spile".
 var serviceLink = regexp.MustCompile(`^([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT|PORT_[0-9]+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)$`)
 
-// settle fills flags that were not given from the environment, then from a YAML file. A flag, a variable and a key are
-// one name (--http-listen, SPILE_HTTP_LISTEN, http-listen), and a name that is not a flag is an error: a mistyped
-// --target in another spelling would watch what nobody wanted watched.
+// settle fills flags that were not given from the environment (where a list is words), then from a YAML file. A flag, a
+// variable and a key are one name (--http-listen, SPILE_HTTP_LISTEN, http-listen), and a name that is not a flag is an
+// error: a mistyped --target in another spelling would watch what nobody wanted watched.
 func settle(flags *pflag.FlagSet, env []string) error {
 	if err := fromEnv(flags, env); err != nil {
 		return err
