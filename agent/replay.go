@@ -38,8 +38,10 @@ func replay(_ context.Context, w world, c config, args []string) error {
 	head := r.Header()
 	p := newPipeline(pipelineConfig{
 		key: replayKey(), node: head.Node, boot: head.Node, wall: head.BootToUnix, emit: print,
-		owner: func(o chunk.Owner, _ time.Duration, peer *v1.Peer) { peer.Process, peer.Pid = o.Comm, o.TGID },
-		mute:  func(chunk.StreamID) {},
+		owner: func(o chunk.Owner, _ time.Duration, peer *v1.Peer) {
+			peer.Process, peer.Pid = strings.ToValidUTF8(o.Comm, "\uFFFD"), o.TGID
+		},
+		mute: func(chunk.StreamID) {},
 	})
 	var piece chunk.Chunk
 	var bad error

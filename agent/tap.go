@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -102,6 +103,7 @@ func (t *tap) process(p source.Process) {
 // owner fills in what is known of the process at one end.
 func (t *tap) owner(o chunk.Owner, at time.Duration, peer *v1.Peer) {
 	t.processes.Lookup(o, at).Fill(peer)
+	peer.Process = strings.ToValidUTF8(peer.Process, "\uFFFD") // a file name is any bytes; the wire takes only UTF-8
 }
 
 func (t *tap) mute(s chunk.StreamID) {

@@ -39,7 +39,7 @@ var mayImport = map[string][]string{
 	"agent/flow":            {"agent/chunk", "agent/parse", "agent/parse/http1", "agent/parse/http2"},
 	"agent/call":            {"agent/parse", "proto/...", "google.golang.org/protobuf/...", "github.com/klauspost/compress/..."},
 	"agent/mask":            {"agent/chunk", "agent/call", "proto/segment", "golang.org/x/net/http2/hpack"},
-	"agent/origin":          {"agent/chunk", "proto/spile/v1", "github.com/vishvananda/netlink", "golang.org/x/sys/unix"},
+	"agent/origin":          {"agent/chunk", "proto/spile/v1"},
 	"agent/join":            {"proto/spile/v1", "google.golang.org/protobuf/..."},
 	"agent/ship":            {"proto/...", "google.golang.org/grpc/...", "google.golang.org/protobuf/..."},
 	"collector":             {"collector/...", "proto/...", "google.golang.org/grpc/...", "google.golang.org/protobuf/...", "github.com/spf13/cobra", "github.com/spf13/pflag", "go.yaml.in/yaml/v3", "github.com/prometheus/client_golang/...", "github.com/prometheus/client_model/...", "golang.org/x/sys/unix"},

@@ -2,7 +2,6 @@ package origin
 
 import (
 	"fmt"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -184,25 +183,5 @@ func TestCacheIsBounded(t *testing.T) {
 	}
 	if n := len(c.records[key{7777, time.Second}].versions); n != maxVersions {
 		t.Errorf("%d versions, want %d", n, maxVersions)
-	}
-}
-
-func TestAddresses(t *testing.T) {
-	a, err := NewAddresses()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for text, want := range map[string]bool{
-		"127.0.0.1": true, "127.9.9.9": true, "::1": true, "::ffff:127.0.0.1": true,
-		"192.0.2.1": false, "2001:db8::1": false, "::ffff:192.0.2.1": false,
-	} {
-		if got := a.IsLocal(netip.MustParseAddr(text)); got != want {
-			t.Errorf("IsLocal(%s) = %v, want %v", text, got, want)
-		}
-	}
-	for addr := range *a.set.Load() {
-		if !a.IsLocal(addr) || !a.IsLocal(netip.AddrFrom16(addr.As16())) {
-			t.Errorf("%v is on an interface and not local", addr)
-		}
 	}
 }

@@ -20,7 +20,7 @@ const FindingPrefix = "fi"
 type Detector interface {
 	// Restore puts back what was stored, before the first call.
 	Restore([]*v1.Finding) error
-	// Begin starts a batch of calls.
+	// Begin says that a commit was made: what changes from now on is stored by the next one.
 	Begin()
 	// Observe returns the findings that a call made or changed. They are never changed afterwards.
 	Observe(*v1.Call) []*v1.Finding

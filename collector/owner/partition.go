@@ -209,6 +209,7 @@ func (p *partition) load(ctx context.Context) error {
 		if err := p.detector.Restore(list); err != nil {
 			return fmt.Errorf("load partition %d: %w", p.number, err)
 		}
+		p.detector.Begin()
 	}
 	p.meta, p.revision, p.changed = m, snap.Revision, map[string]*v1.Finding{}
 	p.replace(inv, findings)

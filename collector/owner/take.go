@@ -46,9 +46,6 @@ func (p *partition) take(ctx context.Context, it item) error {
 	if p.meta.partOf != it.seq {
 		p.meta.partOf, p.meta.partCalls = it.seq, 0
 	}
-	if p.detector != nil {
-		p.detector.Begin()
-	}
 	inv := p.view()
 	for i := int(p.meta.partCalls); i < len(calls); i++ {
 		c := calls[i]
@@ -113,6 +110,9 @@ func (p *partition) commit(ctx context.Context) error {
 		return err
 	}
 	p.unsure = false
+	if p.detector != nil {
+		p.detector.Begin()
+	}
 	p.lastCost = time.Since(began)
 	p.counters.commits.Add(1)
 	if len(changed) > 0 {
