@@ -32,7 +32,7 @@ type config struct {
 }
 
 func (c *config) flags(f *pflag.FlagSet) {
-	f.StringVar(&c.file, "config", "", "YAML file with these settings; flags and SPILE_* variables come first")
+	f.StringVar(&c.file, "config", "", "YAML file with these settings (http_listen: ...); flags and SPILE_* variables come first")
 	f.StringVar(&c.data, "data", defaultData, "data directory: identity, journal, query socket")
 	f.StringVar(&c.listen, "listen", "127.0.0.1:7740", "queries over TCP with the token; TLS unless it is loopback")
 	f.StringVar(&c.agentsListen, "agents-listen", "127.0.0.1:7741", "agents, mTLS")

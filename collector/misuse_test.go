@@ -56,8 +56,10 @@ func TestMistakesAreOneClearLine(t *testing.T) {
 		{"no collector", []string{"status", "--data", gone}, nil, 3, []string{gone, "spile up"}},
 		{"nobody at a port", []string{"status", "--server", closed(t)}, nil, 3, []string{"spile up"}},
 		{"unknown key", with("--config", write(t, "a.yaml", "lissten: x\n")), nil, 2, []string{"a.yaml:1", "lissten"}},
+		{"key twice", with("--config", write(t, "d.yaml", "http_name: x\nhttp_name: y\n")), nil, 2, []string{"d.yaml:2", "http_name"}},
+		{"dash in a key", with("--config", write(t, "e.yaml", "http-name: x\n")), nil, 2, []string{"e.yaml:1", "http-name"}},
 		{"not YAML", with("--config", write(t, "b.yaml", "a: [\n")), nil, 2, []string{"b.yaml"}},
-		{"list for one", []string{"collector", "--config", write(t, "c.yaml", "http-name: [x]\ndata: [a, b]\n")}, nil, 2, []string{"c.yaml:2", "data"}},
+		{"list for one", []string{"collector", "--config", write(t, "c.yaml", "http_name: [x]\ndata: [a, b]\n")}, nil, 2, []string{"c.yaml:2", "data"}},
 		{"no such file", with("--config", "/nonexistent.yaml"), nil, 1, []string{"/nonexistent.yaml"}},
 		{"unknown variable", with(), []string{"SPILE_LISSTEN=x"}, 2, []string{"SPILE_LISSTEN"}},
 		{"bad variable", with(), []string{"SPILE_JOURNAL_AGE=long"}, 2, []string{"SPILE_JOURNAL_AGE"}},
@@ -122,7 +124,7 @@ func TestUpNeedsRootAndAnAgent(t *testing.T) {
 
 // TestSettingsOverrideEachOther sets one name in three ways: flag, then variable, then file.
 func TestSettingsOverrideEachOther(t *testing.T) {
-	file := write(t, "c.yaml", "listen: 127.0.0.1:1\nagents-listen: 127.0.0.1:1\nhttp-listen: 127.0.0.1:1\nhttp-name: [a, b]\nsink:\n- kind: file\n  path: /x\n  format: ocsf\n- stdout\n")
+	file := write(t, "c.yaml", "listen: 127.0.0.1:1\nagents_listen: 127.0.0.1:1\nhttp_listen: 127.0.0.1:1\nhttp_name: [a, b]\nsink:\n- kind: file\n  path: /x\n  format: ocsf\n- stdout\n")
 	var cfg config
 	cmd := collectorVerb(world{})
 	f := cmd.Flags()

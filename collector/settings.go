@@ -28,7 +28,7 @@ var otherEnv = []string{"SERVER", "TOKEN_FILE", "CA"}
 var serviceLink = regexp.MustCompile(`^([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT|PORT_[0-9]+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)$`)
 
 // settle fills flags that were not given from the environment (where a list is words), then from a YAML file. A flag, a
-// variable and a key are one name (--http-listen, SPILE_HTTP_LISTEN, http-listen), and a name that is not a flag is an
+// variable and a key are one name (--http-listen, SPILE_HTTP_LISTEN, http_listen), and a name that is not a flag is an
 // error: a mistyped --target in another spelling would watch what nobody wanted watched.
 func settle(flags *pflag.FlagSet, env []string) error {
 	if err := fromEnv(flags, env); err != nil {
@@ -87,10 +87,15 @@ func fromFile(flags *pflag.FlagSet, path string) error {
 	if root.Kind != yaml.MappingNode {
 		return cli.Usage("%s: want keys and values at the top", path)
 	}
+	first := map[string]int{}
 	for i := 0; i+1 < len(root.Content); i += 2 {
 		key, node := root.Content[i], root.Content[i+1]
-		f := flags.Lookup(key.Value)
-		if f == nil || f.Name == "config" || f.Name == "help" {
+		if line, again := first[key.Value]; again {
+			return cli.Usage("%s:%d: %q stands in line %d already", path, key.Line, key.Value, line)
+		}
+		first[key.Value] = key.Line
+		f := flags.Lookup(strings.ReplaceAll(key.Value, "_", "-"))
+		if f == nil || strings.Contains(key.Value, "-") || f.Name == "config" || f.Name == "help" {
 			return cli.Usage("%s:%d: %q is no setting", path, key.Line, key.Value)
 		}
 		// Flags and variables come first; both have marked theirs as changed.
