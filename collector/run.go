@@ -30,7 +30,8 @@ const (
 	socketName   = "query.sock"
 	tokenName    = "token"
 	startTimeout = 60 * time.Second
-	stopTimeout  = 10 * time.Second
+	// stopTimeout is for readers that do not read: theirs is the only call that may take long.
+	stopTimeout = 2 * time.Second
 )
 
 // collector is an open server: everything that can fail because of how it was called has not failed.

@@ -53,6 +53,14 @@ func TestASlowReaderLagsAndNobodyWaits(t *testing.T) {
 			got++
 		}
 	}
+	// Nor does a reader who stopped reading hold up the end.
+	if _, err := v1.NewEventsClient(conn).GetEvents(ctx, &v1.GetEventsRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	if code := r.stop(); code != 0 || time.Since(begun) > 10*time.Second {
+		t.Errorf("the end took %s with code %d: %s", time.Since(begun), code, r.errs)
+	}
 	if got+missed != batches*per || missed == 0 || got == 0 {
 		t.Errorf("%d got, %d missed of %d", got, missed, batches*per)
 	}
