@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,7 +31,6 @@ type agent struct {
 	line    atomic.Pointer[[]*v1.Count] // the pipeline's own counts, taken in its goroutine
 	key     chan installKey             // the first Welcome's
 	keyOnce sync.Once
-	used    installKey
 	cancel  context.CancelCauseFunc
 }
 
@@ -102,6 +102,10 @@ func (a *agent) run(ctx context.Context, spec target.Spec) error {
 	return err
 }
 
+// gcPercent spends memory on fewer collections: the heap is some ten MB, and at 100 a fifth of the pipeline's time went
+// into collecting what each call leaves behind (BenchmarkPipeline: 26.8 us at 100, 20.3 us at 400).
+const gcPercent = 400
+
 // capture waits for the install key, then taps until ctx ends.
 func (a *agent) capture(ctx context.Context, spec target.Spec) error {
 	key, ok, err := loadKey(a.data)
@@ -116,7 +120,9 @@ func (a *agent) capture(ctx context.Context, spec target.Spec) error {
 			return nil
 		}
 	}
-	a.used = key
+	if _, given := os.LookupEnv("GOGC"); !given {
+		debug.SetGCPercent(gcPercent)
+	}
 	t, err := openTap(ctx, a.config, spec, a.log)
 	if err != nil {
 		return err
