@@ -133,6 +133,7 @@ func (a *agent) capture(ctx context.Context, spec target.Spec) error {
 		owner: t.owner, mute: t.mute, emit: a.shipper.Add,
 	})
 	a.tap.Store(t)
+	a.shipper.Report()
 	a.log.Info("watching", "socket", t.objects.Rungs()["socket"], "uprobe", t.objects.Rungs()["uprobe"], "targets", a.targets.String(), "libraries", len(t.probes.List()))
 	var clock, counted time.Duration
 	err = t.ring.Run(ctx, line.chunk, t.process, func(now time.Duration) {

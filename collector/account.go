@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,6 +21,9 @@ const (
 	// repeatWindow is how many records apart the two copies of one may be for the second to be recognised.
 	repeatWindow = 1 << 16
 )
+
+// The room that assigns partitions and the room that keeps them must mean the same.
+var _ [intake.Partitions]struct{} = [journal.Partitions]struct{}{}
 
 // appender gives intake the journal.
 type appender struct{ *journal.Journal }
@@ -132,7 +136,7 @@ func (c *collector) status() *v1.GetStatusResponse {
 			defer cancel()
 			return c.journal.Bytes(ctx)
 		}),
-		Counts: append(in.Proto(), ownersCounts(work)...),
+		Counts: slices.Concat(in.Proto(), ownersCounts(work), c.rules.Counts()),
 	}
 }
 

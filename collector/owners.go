@@ -24,7 +24,7 @@ type feeds struct {
 }
 
 // openOwners gives the partitions' owners their stages.
-func openOwners(j *journal.Journal, f feeds, log *slog.Logger) (*owner.Owners, error) {
+func openOwners(j *journal.Journal, f feeds, rulesSaid *detect.Counters, log *slog.Logger) (*owner.Owners, error) {
 	rules, err := detect.Builtin()
 	if err != nil {
 		return nil, err
@@ -35,7 +35,11 @@ func openOwners(j *journal.Journal, f feeds, log *slog.Logger) (*owner.Owners, e
 		Route:   route.Template,
 		Detector: func() (owner.Detector, error) {
 			// Compiled rules are shared, findings are the partition's own.
-			return detect.New(rules, maxFindings)
+			d, err := detect.New(rules, maxFindings)
+			if err == nil {
+				d.CountTo(rulesSaid)
+			}
+			return d, err
 		},
 		Live: func(partition int, seq uint64, calls []*v1.Call) {
 			f.calls.Publish(query.Batch{Partition: uint32(partition), Seq: seq, Calls: calls})

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/spile/spile/collector/cli"
+	"github.com/spile/spile/collector/detect"
 	"github.com/spile/spile/collector/identity"
 	"github.com/spile/spile/collector/intake"
 	"github.com/spile/spile/collector/journal"
@@ -48,6 +49,7 @@ type collector struct {
 	intake   *intake.Server
 	feeds    feeds
 	owners   *owner.Owners
+	rules    detect.Counters
 	outlets  []*siem.Outlet
 	query    *query.Server
 	http     *http.Server
@@ -91,7 +93,7 @@ func openCollector(ctx context.Context, w world, s settings, log *slog.Logger) (
 	if err := c.openJournal(ctx); err != nil {
 		return nil, err
 	}
-	if c.owners, err = openOwners(c.journal, c.feeds, log); err != nil {
+	if c.owners, err = openOwners(c.journal, c.feeds, &c.rules, log); err != nil {
 		return nil, err
 	}
 	if err := c.openServers(); err != nil {

@@ -174,6 +174,10 @@ func (f *flight) send(ctx context.Context) error {
 				if err := f.sendHealth(ctx); err != nil {
 					return err
 				}
+			case <-f.s.report:
+				if err := f.sendHealth(ctx); err != nil {
+					return err
+				}
 			default:
 			}
 			continue
@@ -183,6 +187,10 @@ func (f *flight) send(ctx context.Context) error {
 		case err := <-f.failed:
 			return f.why(ctx, err)
 		case <-health.C:
+			if err := f.sendHealth(ctx); err != nil {
+				return err
+			}
+		case <-f.s.report:
 			if err := f.sendHealth(ctx); err != nil {
 				return err
 			}

@@ -96,7 +96,9 @@ type Shipper struct {
 	cfg   Config
 	queue chan *v1.Call
 	flush chan chan struct{}
-	spool *spool
+	// report asks the sender for a health report before its time.
+	report chan struct{}
+	spool  *spool
 
 	closed    atomic.Bool
 	added     atomic.Uint64
@@ -119,7 +121,7 @@ func New(cfg Config) (*Shipper, error) {
 	setDefault(&cfg.QueueCalls, defaultQueueCalls)
 	setDefault(&cfg.HealthEvery, defaultHealthEvery)
 	setDefault(&cfg.ReceiptTimeout, defaultReceipt)
-	s := &Shipper{cfg: cfg, queue: make(chan *v1.Call, cfg.QueueCalls), flush: make(chan chan struct{}), dropped: map[string]uint64{}}
+	s := &Shipper{cfg: cfg, queue: make(chan *v1.Call, cfg.QueueCalls), flush: make(chan chan struct{}), report: make(chan struct{}, 1), dropped: map[string]uint64{}}
 	var err error
 	if s.spool, err = openSpool(cfg.SpoolDir, cfg.SpoolBytes, cfg.Epoch); err != nil {
 		return nil, err
@@ -147,6 +149,14 @@ func (s *Shipper) Add(c *v1.Call) {
 	case s.queue <- c:
 	default:
 		s.drop(DropQueueFull, 1)
+	}
+}
+
+// Report sends a health report as soon as there is a connection. It never waits.
+func (s *Shipper) Report() {
+	select {
+	case s.report <- struct{}{}:
+	default:
 	}
 }
 

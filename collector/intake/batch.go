@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -69,21 +68,19 @@ func (s *Server) prepare(c *coder, node string, b *v1.Batch) (parts []part, refu
 		groups[p] = append(groups[p], call)
 	}
 	for p, group := range groups {
-		i := uint64(0)
-		for chunk := range slices.Chunk(group, MaxRecordCalls) {
-			payload, err := c.enc.Encode(nil, chunk)
-			if err == nil && len(payload) > int(s.cfg.MaxBatchBytes) {
-				err = columns.ErrTooLarge
-			}
-			if err != nil {
-				// Only a batch that another encoder packed beyond reason comes out too large.
-				return nil, b.Count, fmt.Errorf("%w: encode for the journal: %w", errRefused, err)
-			}
-			first, last := span(chunk)
-			parts = append(parts, part{p, Record{Agent: node, Epoch: b.Epoch, Seq: b.Seq*PartsPerBatch + i,
-				Payload: payload, Count: uint32(len(chunk)), Min: first, Max: last}})
-			i++
+		if len(group) == 0 {
+			continue
 		}
+		payload, err := c.enc.Encode(nil, group)
+		if err == nil && len(payload) > int(s.cfg.MaxBatchBytes) {
+			err = columns.ErrTooLarge
+		}
+		if err != nil {
+			// Only a batch that another encoder packed beyond reason comes out too large.
+			return nil, b.Count, fmt.Errorf("%w: encode for the journal: %w", errRefused, err)
+		}
+		first, last := span(group)
+		parts = append(parts, part{p, Record{Agent: node, Epoch: b.Epoch, Seq: b.Seq, Payload: payload, Count: uint32(len(group)), Min: first, Max: last}})
 	}
 	return parts, refused, why
 }

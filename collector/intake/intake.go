@@ -33,11 +33,9 @@ type Journal interface {
 
 // Record is one message of the journal: calls of one partition from one batch of one agent.
 type Record struct {
-	Agent string
-	Epoch uint64
-	// Seq is the batch's seq times PartsPerBatch plus the part within its partition: unique in
-	// (agent, epoch, partition) and in the order of sending.
-	Seq     uint64
+	Agent   string
+	Epoch   uint64
+	Seq     uint64 // of the batch, which makes at most one record in a partition
 	Payload []byte
 	Count   uint32
 	Min     time.Time
@@ -47,13 +45,8 @@ type Record struct {
 const (
 	// Partitions is fixed for good: it decides where the state of a service lives.
 	Partitions = 64
-	// PartsPerBatch is more than columns.MaxCalls / MaxRecordCalls.
-	PartsPerBatch = 32
-	// MaxRecordCalls bounds the calls of one record, because a reader commits the state of a whole
-	// record at once.
-	MaxRecordCalls = 500
 
-	maxSeq = 1<<59 - 1
+	maxSeq = 1<<63 - 1
 
 	defaultMaxBatchBytes = 4 << 20
 	defaultCredit        = 1 << 20
