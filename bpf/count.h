@@ -30,6 +30,7 @@ enum count {
 	LOST_STREAMS_FULL,        /* TLS calls without room in the stream table */
 	LOST_CALLS_FULL,          /* TLS calls of threads without room in the call table */
 	LOST_CALLS_NESTED,        /* TLS calls nested deeper than is kept */
+	LOST_CALLS_ABANDONED,     /* TLS calls that a longjmp or a fiber ended, or hid */
 	LOST_ORPHAN_RETURNS,      /* returns of TLS calls whose entry was not kept */
 	LOST_UNCOVERED_FULL,      /* processes without room in the table of uncovered bytes */
 	LOST_PIDS_FULL,           /* children of a selected process without room in the table of processes */

@@ -169,7 +169,14 @@ func (o *Objects) loadTLS(spec *ebpf.CollectionSpec, noMulti bool) error {
 			program.AttachType = ebpf.AttachTraceUprobeMulti
 		}
 	}
-	return o.add(spec, "the programs of TLS libraries")
+	if err := o.add(spec, "the programs of TLS libraries"); err != nil {
+		return err
+	}
+	// One program serves all returns; it has a name for each entry, so that a table of probes can pair them.
+	for _, function := range []string{"read", "read_ex", "write", "write_ex", "handshake"} {
+		o.programs["ssl_"+function+"_exit"] = o.programs["ssl_exit"]
+	}
+	return nil
 }
 
 // Program returns a program for user space to attach, such as "ssl_read_enter", or nil. It stays Objects's.

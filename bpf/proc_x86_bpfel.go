@@ -77,14 +77,15 @@ const (
 	procCountLOST_STREAMS_FULL        procCount = 20
 	procCountLOST_CALLS_FULL          procCount = 21
 	procCountLOST_CALLS_NESTED        procCount = 22
-	procCountLOST_ORPHAN_RETURNS      procCount = 23
-	procCountLOST_UNCOVERED_FULL      procCount = 24
-	procCountLOST_PIDS_FULL           procCount = 25
-	procCountLOST_USER_FAULTS         procCount = 26
-	procCountLOST_USER_FAULT_BYTES    procCount = 27
-	procCountLOST_TRUNCATED_BYTES     procCount = 28
-	procCountLOST_UNSEEN_BYTES        procCount = 29
-	procCountCOUNT_MAX                procCount = 30
+	procCountLOST_CALLS_ABANDONED     procCount = 23
+	procCountLOST_ORPHAN_RETURNS      procCount = 24
+	procCountLOST_UNCOVERED_FULL      procCount = 25
+	procCountLOST_PIDS_FULL           procCount = 26
+	procCountLOST_USER_FAULTS         procCount = 27
+	procCountLOST_USER_FAULT_BYTES    procCount = 28
+	procCountLOST_TRUNCATED_BYTES     procCount = 29
+	procCountLOST_UNSEEN_BYTES        procCount = 30
+	procCountCOUNT_MAX                procCount = 31
 )
 
 type procEvent struct {

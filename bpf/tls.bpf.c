@@ -57,27 +57,36 @@ static __always_inline int enter(struct pt_regs *ctx, __u64 kind, __u64 ssl, __u
 	return 0;
 }
 
-/* Takes the call that returns off the thread's stack of calls; those above it ended without a return. */
-static __always_inline bool leave(__u64 pid_tgid, __u64 kind, struct tls_call *call)
+/*
+ * Takes the call that returns off the thread's stack of calls: the outermost of those whose stack frames lie below
+ * the caller's. Calls inside it ended without a return, or run on a stack of their own (fibers); they are given up
+ * rather than taken for another.
+ */
+static __always_inline bool leave(struct pt_regs *ctx, __u64 pid_tgid, struct tls_call *call)
 {
 	struct tls_calls *calls = bpf_map_lookup_elem(&tls_calls, &pid_tgid);
+	__u64 sp = PT_REGS_SP(ctx), taken = 0;
 
 	if (!calls || !calls->depth) /* not selected, or begun before the probe */
 		return false;
-	for (int i = 0; i < MAX_CALLS; i++) {
-		__u64 top = calls->depth - 1;
-
-		if (!calls->depth)
-			break;
-		calls->depth = top;
-		if (top >= MAX_CALLS)
-			return false;
-		*call = *call_at(calls, top);
-		if (call->kind == kind)
-			return true;
+	if (calls->depth > MAX_CALLS) { /* one that was not kept */
+		calls->depth--;
+		return false;
 	}
-	count(LOST_ORPHAN_RETURNS, 1);
-	return false;
+	for (int i = MAX_CALLS; i > 0; i--) {
+		struct tls_call *top = &calls->at[i - 1];
+
+		if (calls->depth != i || top->sp > sp)
+			continue;
+		*call = *top;
+		calls->depth = i - 1;
+		taken++;
+	}
+	if (!taken)
+		count(LOST_ORPHAN_RETURNS, 1);
+	else if (taken > 1)
+		count(LOST_CALLS_ABANDONED, taken - 1);
+	return taken;
 }
 
 /* A call of the current thread moved n plain bytes. */
@@ -113,46 +122,32 @@ skip:
 	return 0;
 }
 
-/* SSL_read, SSL_write: the int result is the length. */
-static __always_inline int exit_plain(struct pt_regs *ctx, __u64 kind, __u8 direction)
+/*
+ * The return of any of the functions. SSL_read and SSL_write give the length as an int; the _ex functions give 1
+ * for success, and the length through a pointer.
+ */
+static __always_inline int leave_and_read(struct pt_regs *ctx)
 {
 	int ret = PT_REGS_RC(ctx);
 	struct tls_call call;
+	__u64 n = ret;
 
-	if (!leave(bpf_get_current_pid_tgid(), kind, &call) || ret <= 0)
+	if (!leave(ctx, bpf_get_current_pid_tgid(), &call) || call.kind == CALL_HANDSHAKE || ret <= 0)
 		return 0;
-	return tls_io(&call, ret, direction);
-}
-
-/* SSL_read_ex, SSL_write_ex: 1 for success, the length through a pointer. */
-static __always_inline int exit_ex(struct pt_regs *ctx, __u64 kind, __u8 direction)
-{
-	int ret = PT_REGS_RC(ctx);
-	struct tls_call call;
-	__u64 n = 0;
-
-	if (!leave(bpf_get_current_pid_tgid(), kind, &call) || ret != 1)
-		return 0;
-	if (bpf_probe_read_user(&n, sizeof(n), (void *)call.done)) {
+	if (call.done && bpf_probe_read_user(&n, sizeof(n), (void *)call.done)) {
 		count(LOST_USER_FAULTS, 1);
 		return 0;
 	}
 	if (!n || n > 0x7fffffff)
 		return 0;
-	return tls_io(&call, n, direction);
+	return tls_io(&call, n, call.kind == CALL_WRITE ? DIRECTION_EGRESS : DIRECTION_INGRESS);
 }
 
 SEC("uprobe/ssl_read")
 int BPF_KPROBE(ssl_read_enter, __u64 ssl, __u64 buf) { return enter(ctx, CALL_READ, ssl, buf, 0); }
 
-SEC("uretprobe/ssl_read")
-int BPF_KPROBE(ssl_read_exit) { return exit_plain(ctx, CALL_READ, DIRECTION_INGRESS); }
-
 SEC("uprobe/ssl_write")
 int BPF_KPROBE(ssl_write_enter, __u64 ssl, __u64 buf) { return enter(ctx, CALL_WRITE, ssl, buf, 0); }
-
-SEC("uretprobe/ssl_write")
-int BPF_KPROBE(ssl_write_exit) { return exit_plain(ctx, CALL_WRITE, DIRECTION_EGRESS); }
 
 SEC("uprobe/ssl_read_ex")
 int BPF_KPROBE(ssl_read_ex_enter, __u64 ssl, __u64 buf, __u64 num, __u64 done)
@@ -160,17 +155,11 @@ int BPF_KPROBE(ssl_read_ex_enter, __u64 ssl, __u64 buf, __u64 num, __u64 done)
 	return enter(ctx, CALL_READ, ssl, buf, done);
 }
 
-SEC("uretprobe/ssl_read_ex")
-int BPF_KPROBE(ssl_read_ex_exit) { return exit_ex(ctx, CALL_READ, DIRECTION_INGRESS); }
-
 SEC("uprobe/ssl_write_ex")
 int BPF_KPROBE(ssl_write_ex_enter, __u64 ssl, __u64 buf, __u64 num, __u64 done)
 {
 	return enter(ctx, CALL_WRITE, ssl, buf, done);
 }
-
-SEC("uretprobe/ssl_write_ex")
-int BPF_KPROBE(ssl_write_ex_exit) { return exit_ex(ctx, CALL_WRITE, DIRECTION_EGRESS); }
 
 /* SSL_do_handshake, SSL_accept, SSL_connect: no plain bytes, but the socket, and the certainty of a fresh stream. */
 SEC("uprobe/ssl_handshake")
@@ -190,14 +179,9 @@ int BPF_KPROBE(ssl_handshake_enter, __u64 ssl)
 	return enter(ctx, CALL_HANDSHAKE, ssl, 0, 0);
 }
 
-SEC("uretprobe/ssl_handshake")
-int BPF_KPROBE(ssl_handshake_exit)
-{
-	struct tls_call call;
-
-	leave(bpf_get_current_pid_tgid(), CALL_HANDSHAKE, &call);
-	return 0;
-}
+/* One program for all returns: the call says which function it was. */
+SEC("uretprobe/ssl")
+int ssl_exit(struct pt_regs *ctx) { return leave_and_read(ctx); }
 
 SEC("uprobe/ssl_free")
 int BPF_KPROBE(ssl_free_enter, __u64 ssl)

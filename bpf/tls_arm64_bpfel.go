@@ -31,17 +31,13 @@ const (
 	tlsMapTlsStreams         = "tls_streams"
 	tlsMapUncovered          = "uncovered"
 	tlsProgEmpty             = "empty"
+	tlsProgSslExit           = "ssl_exit"
 	tlsProgSslFreeEnter      = "ssl_free_enter"
 	tlsProgSslHandshakeEnter = "ssl_handshake_enter"
-	tlsProgSslHandshakeExit  = "ssl_handshake_exit"
 	tlsProgSslReadEnter      = "ssl_read_enter"
 	tlsProgSslReadExEnter    = "ssl_read_ex_enter"
-	tlsProgSslReadExExit     = "ssl_read_ex_exit"
-	tlsProgSslReadExit       = "ssl_read_exit"
 	tlsProgSslWriteEnter     = "ssl_write_enter"
 	tlsProgSslWriteExEnter   = "ssl_write_ex_enter"
-	tlsProgSslWriteExExit    = "ssl_write_ex_exit"
-	tlsProgSslWriteExit      = "ssl_write_exit"
 	tlsVarCaptureBytes       = "capture_bytes"
 	tlsVarExcludeCgroups     = "exclude_cgroups"
 	tlsVarExcludeKinds       = "exclude_kinds"
@@ -92,17 +88,13 @@ type tlsSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type tlsProgramSpecs struct {
 	Empty             *ebpf.ProgramSpec `ebpf:"empty"`
+	SslExit           *ebpf.ProgramSpec `ebpf:"ssl_exit"`
 	SslFreeEnter      *ebpf.ProgramSpec `ebpf:"ssl_free_enter"`
 	SslHandshakeEnter *ebpf.ProgramSpec `ebpf:"ssl_handshake_enter"`
-	SslHandshakeExit  *ebpf.ProgramSpec `ebpf:"ssl_handshake_exit"`
 	SslReadEnter      *ebpf.ProgramSpec `ebpf:"ssl_read_enter"`
 	SslReadExEnter    *ebpf.ProgramSpec `ebpf:"ssl_read_ex_enter"`
-	SslReadExExit     *ebpf.ProgramSpec `ebpf:"ssl_read_ex_exit"`
-	SslReadExit       *ebpf.ProgramSpec `ebpf:"ssl_read_exit"`
 	SslWriteEnter     *ebpf.ProgramSpec `ebpf:"ssl_write_enter"`
 	SslWriteExEnter   *ebpf.ProgramSpec `ebpf:"ssl_write_ex_enter"`
-	SslWriteExExit    *ebpf.ProgramSpec `ebpf:"ssl_write_ex_exit"`
-	SslWriteExit      *ebpf.ProgramSpec `ebpf:"ssl_write_exit"`
 }
 
 // tlsMapSpecs contains maps before they are loaded into the kernel.
@@ -207,33 +199,25 @@ type tlsVariables struct {
 // It can be passed to loadTlsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tlsPrograms struct {
 	Empty             *ebpf.Program `ebpf:"empty"`
+	SslExit           *ebpf.Program `ebpf:"ssl_exit"`
 	SslFreeEnter      *ebpf.Program `ebpf:"ssl_free_enter"`
 	SslHandshakeEnter *ebpf.Program `ebpf:"ssl_handshake_enter"`
-	SslHandshakeExit  *ebpf.Program `ebpf:"ssl_handshake_exit"`
 	SslReadEnter      *ebpf.Program `ebpf:"ssl_read_enter"`
 	SslReadExEnter    *ebpf.Program `ebpf:"ssl_read_ex_enter"`
-	SslReadExExit     *ebpf.Program `ebpf:"ssl_read_ex_exit"`
-	SslReadExit       *ebpf.Program `ebpf:"ssl_read_exit"`
 	SslWriteEnter     *ebpf.Program `ebpf:"ssl_write_enter"`
 	SslWriteExEnter   *ebpf.Program `ebpf:"ssl_write_ex_enter"`
-	SslWriteExExit    *ebpf.Program `ebpf:"ssl_write_ex_exit"`
-	SslWriteExit      *ebpf.Program `ebpf:"ssl_write_exit"`
 }
 
 func (p *tlsPrograms) Close() error {
 	return _TlsClose(
 		p.Empty,
+		p.SslExit,
 		p.SslFreeEnter,
 		p.SslHandshakeEnter,
-		p.SslHandshakeExit,
 		p.SslReadEnter,
 		p.SslReadExEnter,
-		p.SslReadExExit,
-		p.SslReadExit,
 		p.SslWriteEnter,
 		p.SslWriteExEnter,
-		p.SslWriteExExit,
-		p.SslWriteExit,
 	)
 }
 
