@@ -92,7 +92,7 @@ func (e *Explainer) reason(pid uint32) (process, reason string) {
 	case decoded != "" && len(others) > 0:
 		return process, fmt.Sprintf("%s is decoded in this process, but it also carries %s, which is not decoded yet", decoded, strings.Join(others, " and "))
 	case decoded != "":
-		return process, fmt.Sprintf("%s is decoded in this process; these bytes passed before it was attached, or on connections that could not be matched to it", decoded)
+		return process, fmt.Sprintf("%s is decoded in this process; these bytes passed before it was attached, through a function of the library that is not probed (a BIO, as openssl s_server -www uses), or on connections that could not be matched to it", decoded)
 	case len(others) > 0:
 		return process, fmt.Sprintf("TLS by %s is not decoded yet", strings.Join(others, " or "))
 	}
