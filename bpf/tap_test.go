@@ -32,7 +32,11 @@ func requireKernel(t testing.TB) {
 
 func requireProgram(t testing.TB, name string) string {
 	t.Helper()
-	path, err := exec.LookPath(name)
+	// The distribution's first: elsewhere a name may be a script that starts others.
+	path, err := exec.LookPath("/usr/bin/" + name)
+	if err != nil {
+		path, err = exec.LookPath(name)
+	}
 	if err != nil {
 		t.Skip("needs the program", name)
 	}
@@ -201,7 +205,7 @@ func (tp *tap) attach(path string) {
 	}
 }
 
-// settle waits until a little longer than a drain has passed without an event, and returns all so far.
+// settle waits until many drains have passed without an event, and returns all so far.
 func (tp *tap) settle() []Record {
 	tp.t.Helper()
 	for last, deadline := -1, time.Now().Add(20*time.Second); ; {
@@ -212,7 +216,7 @@ func (tp *tap) settle() []Record {
 			return events
 		}
 		last = len(events)
-		time.Sleep(150 * time.Millisecond)
+		time.Sleep(300 * time.Millisecond)
 	}
 }
 
