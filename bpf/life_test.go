@@ -107,6 +107,7 @@ func TestTargetKilled(t *testing.T) {
 	p := startPatient(tp, "tls", server.URL)
 	<-asked
 	defer close(answer)
+	tp.settle() // a write is read at its return, which the kill must not forestall
 	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
