@@ -65,8 +65,9 @@ func TestBench(t *testing.T) {
 		fmt.Println()
 	}
 	fmt.Printf("  %-14s %8s CPU/call\n", "spile-agent", median(agentCPU).Round(100*time.Nanosecond))
-	goBench(t, "../collector/owner", "BenchmarkOwner", "collector: decode, route, inventory, detect")
-	goBench(t, "../proto/columns", "Benchmark", "wire: a batch of 1,000 calls")
+	goBench(t, "../collector/owner", "BenchmarkTake", "collector: decode, route, inventory, rules")
+	goBench(t, "../collector", "BenchmarkCollector", "collector: from mTLS to the committed inventory, client and server in one process")
+	goBench(t, "../proto/columns", "Benchmark", "wire: batches of 100, 1,000 and 5,000 calls")
 }
 
 func median[T ~int64 | ~float64](v []T) T {
