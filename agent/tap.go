@@ -92,7 +92,7 @@ func openTap(ctx context.Context, c config, spec target.Spec, log *slog.Logger) 
 func (t *tap) process(p source.Process) {
 	switch p.Kind {
 	case source.Exec:
-		t.processes.Exec(p.TGID, p.Start, p.Time, 0)
+		t.processes.Exec(p.TGID, p.Start, p.Time, p.Cgroup)
 		t.watcher.Exec(p.TGID, p.Exe)
 	case source.Exit:
 		t.processes.Exit(p.TGID, p.Start, p.Time)

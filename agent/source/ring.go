@@ -25,13 +25,14 @@ const (
 
 // Process is one event of a process.
 type Process struct {
-	Kind  Kind
-	TGID  uint32
-	Start time.Duration // since boot: with TGID it names a process for good
-	Exe   bpf.FileID    // as the kernel knows it; zero for Exit
-	Comm  string
-	NetNS uint32
-	Time  time.Duration // since boot
+	Kind   Kind
+	TGID   uint32
+	Start  time.Duration // since boot: with TGID it names a process for good
+	Exe    bpf.FileID    // as the kernel knows it; zero for Exit
+	Comm   string
+	NetNS  uint32
+	Cgroup uint64        // cgroup v2 id
+	Time   time.Duration // since boot
 }
 
 // Reader is the two rings of the kernel: *bpf.Reader.
@@ -118,7 +119,7 @@ func (r *Ring) hand(record *bpf.Record, c *chunk.Chunk, onChunk func(*chunk.Chun
 		r.closes = append(r.closes, chunk.Chunk{})
 		fill(&r.closes[len(r.closes)-1], e, chunk.Close)
 	case bpf.EventExec, bpf.EventExit:
-		p := Process{Kind: Exec, TGID: e.Tgid, Start: time.Duration(e.Start), Comm: comm(e), NetNS: e.Netns, Time: time.Duration(e.Time)}
+		p := Process{Kind: Exec, TGID: e.Tgid, Start: time.Duration(e.Start), Comm: comm(e), NetNS: e.Netns, Cgroup: e.Cgroup, Time: time.Duration(e.Time)}
 		p.Exe = bpf.FileID{Dev: e.Offset, Ino: e.PeerOffset}
 		if e.Kind == bpf.EventExit {
 			p.Kind, p.Exe = Exit, bpf.FileID{}

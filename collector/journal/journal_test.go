@@ -35,8 +35,8 @@ func append1(t testing.TB, j *Journal, partition int, r Record) {
 	}
 }
 
-// enough ends a Read from inside.
-var enough = errors.New("enough")
+// errEnough ends a Read from inside.
+var errEnough = errors.New("enough")
 
 func TestAppendedRecordsAreReadInOrderAndAfterReopening(t *testing.T) {
 	dir := t.TempDir()
@@ -62,11 +62,11 @@ func TestAppendedRecordsAreReadInOrderAndAfterReopening(t *testing.T) {
 			third = seq
 		}
 		if len(got) == 5 {
-			return enough
+			return errEnough
 		}
 		return nil
 	})
-	if !errors.Is(err, enough) || fmt.Sprint(got) != "[p0 p1 p2 p3 p4]" {
+	if !errors.Is(err, errEnough) || fmt.Sprint(got) != "[p0 p1 p2 p3 p4]" {
 		t.Fatalf("read %v, %v", got, err)
 	}
 	err = j.Read(t.Context(), 3, third, func(_ uint64, r Record) error {
@@ -174,8 +174,8 @@ func TestRetentionByBytesDropsTheOldestAndSaysSo(t *testing.T) {
 		t.Fatalf("bounds %d to %d, %v", oldest, last, err)
 	}
 	var first uint64
-	err = j.Read(t.Context(), 0, 5, func(_ uint64, r Record) error { first = r.Seq; return enough })
-	if !errors.Is(err, enough) || first != oldest {
+	err = j.Read(t.Context(), 0, 5, func(_ uint64, r Record) error { first = r.Seq; return errEnough })
+	if !errors.Is(err, errEnough) || first != oldest {
 		t.Fatalf("first kept %d, %v", first, err)
 	}
 }

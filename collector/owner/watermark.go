@@ -2,7 +2,6 @@ package owner
 
 import (
 	"cmp"
-	"math/bits"
 	"slices"
 )
 
@@ -57,14 +56,6 @@ func (w *window) mark(seq uint64) {
 		w.high = seq
 	}
 	w.bits[seq%windowBatches/64] |= 1 << (seq % 64)
-}
-
-// count is how many batches the window holds.
-func (w *window) count() (n int) {
-	for _, word := range w.bits {
-		n += bits.OnesCount64(word)
-	}
-	return n
 }
 
 // watermarks are the windows of a partition's agents, the oldest epoch of each first.

@@ -54,7 +54,7 @@ func length(s string) (uint64, bool) {
 // requestHead takes a complete request head.
 func (p *Parser) requestHead(h *half, f framing) {
 	m := h.msg
-	if i := strings.Index(m.Target, "://"); i > 0 && strings.IndexAny(m.Target[:i], "/?#") < 0 {
+	if i := strings.Index(m.Target, "://"); i > 0 && !strings.ContainsAny(m.Target[:i], "/?#") {
 		// An absolute target carries the authority, and it wins over Host (RFC 9112 §3.2.2).
 		m.Scheme = strings.ToLower(m.Target[:i])
 		rest := m.Target[i+3:]
