@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * The way out. Payload is read from user memory straight into the ring, in the smallest of four sizes. The
+ * The way out. Payload is read from user memory straight into the ring, in the smallest of five sizes. The
  * reader sleeps 10 ms at a time; it is woken early only when the watermark is crossed, because a wake-up costs
  * more than the event. Offsets, sequence and heads advance whether or not the ring had room, so a gap shows.
  */
@@ -24,6 +24,7 @@ struct io {
 	__u8 pad[2];
 };
 
+struct event_64 { struct event e; __u8 data[64]; };
 struct event_256 { struct event e; __u8 data[256]; };
 struct event_1k { struct event e; __u8 data[1024]; };
 struct event_4k { struct event e; __u8 data[4096]; };
@@ -96,7 +97,9 @@ static __noinline int emit_piece(struct stream *s, struct io *io, __u64 base, __
 	}
 	if (flags & FLAG_HEAD)
 		s->heads[d]++;
-	if (n <= 256)
+	if (n <= 64)
+		FILL(event_64, 64);
+	else if (n <= 256)
 		FILL(event_256, 256);
 	else if (n <= 1024)
 		FILL(event_1k, 1024);
