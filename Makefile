@@ -51,9 +51,9 @@ vmtest: build ## boot Debian kernels under emulation and capture a TLS exchange 
 	deploy/packages.sh vm
 	SPILE_VM_KERNELS='$(KERNELS)' $(GO) test -count=1 -v -timeout 25m ./bpf/vmtest
 
-soak: build ## the long tests
+soak: build ## load for SOAK (default 20m) while the collector is killed again and again
 	deploy/packages.sh test
-	TEST_SPILE_SOAK=1 $(GO) test -count=1 -v -timeout 60m ./deploy -run 'TestSoak|TestSmoke'
+	TEST_SPILE_SOAK=$${SOAK:-20m} $(GO) test -count=1 -v -timeout 0 ./deploy -run TestSoak
 
 fuzz: ## every fuzz target for FUZZTIME each (default 60s)
 	deploy/fuzz.sh $${FUZZTIME:-60s}

@@ -44,16 +44,16 @@ func TestSmokeCanary(t *testing.T) {
 	p := startPair(t)
 	start(t, "python3", "-c", echoServer, dir, "9445", "tls")
 	start(t, "python3", "-c", echoServer, dir, "9446")
+	startNginx(t)
 	recording := filepath.Join(dir, "recording")
 	recorder := start(t, p.bin.agent, "record", recording, "--target", "netns=self", "--data", filepath.Join(dir, "recorder"))
 	eventually(t, 10*time.Second, "the servers listen", func() bool { return dials("127.0.0.1:9445") && dials("127.0.0.1:9446") })
 	time.Sleep(2 * time.Second)
 	var canaries [][]byte
 	for i := range 40 {
-		base, version := "https://127.0.0.1:9445", "--http1.1"
-		if i%2 == 1 {
-			base = "http://127.0.0.1:9446"
-		}
+		where := [][2]string{{"https://127.0.0.1:9445", "--http1.1"}, {"http://127.0.0.1:9446", "--http1.1"},
+			{"https://127.0.0.1:8443", "--http2"}}[i/4%3]
+		base, version := where[0], where[1]
 		secret := func() string {
 			raw := make([]byte, 18)
 			rand.Read(raw)
@@ -136,6 +136,11 @@ func search(t *testing.T, places map[string][]byte, canaries [][]byte) {
 
 func disguises(c []byte) map[string][]byte {
 	all := map[string][]byte{"plain": c, "lower case": bytes.ToLower(c), "hex": []byte(hex.EncodeToString(c))}
+	var percent strings.Builder
+	for _, b := range c {
+		fmt.Fprintf(&percent, "%%%02x", b)
+	}
+	all["percent"] = []byte(percent.String())
 	for shift := range 3 {
 		padded := append(bytes.Repeat([]byte{'x'}, shift), c...)
 		s := base64.StdEncoding.EncodeToString(padded)
