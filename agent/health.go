@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	v1 "github.com/spile/spile/proto/spile/v1"
@@ -12,6 +13,9 @@ import (
 // health is the agent's own account. It is called by the shipper's goroutine; before there is a tap it says so by
 // naming no rung.
 func (a *agent) health() *v1.Health {
+	if last := a.last.Load(); last != nil {
+		return proto.CloneOf(last)
+	}
 	h := &v1.Health{Time: timestamppb.New(time.Now()), Version: version, Kernel: kernelRelease(), Targets: a.targets}
 	t := a.tap.Load()
 	if t == nil {

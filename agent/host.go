@@ -44,15 +44,15 @@ func kernelRelease() string {
 }
 
 // followParent ends the agent when the pipe that it inherited ends: `spile up` holds the other side, so the agent goes
-// even when `up` is killed with SIGKILL and tells nobody.
-func followParent(w world, cancel context.CancelFunc) error {
+// even when `up` is killed with SIGKILL and tells nobody. child reports whether there is such a pipe.
+func followParent(w world, cancel context.CancelFunc) (child bool, err error) {
 	value, ok := w.env("SPILE_PARENT_FD")
 	if !ok {
-		return nil
+		return false, nil
 	}
 	fd, err := strconv.ParseUint(value, 10, 16)
 	if err != nil {
-		return usageError{fmt.Errorf("SPILE_PARENT_FD=%q: not a file descriptor", value)}
+		return false, usageError{fmt.Errorf("SPILE_PARENT_FD=%q: not a file descriptor", value)}
 	}
 	unix.CloseOnExec(int(fd))
 	pipe := os.NewFile(uintptr(fd), "parent")
@@ -65,7 +65,7 @@ func followParent(w world, cancel context.CancelFunc) error {
 			}
 		}
 	}()
-	return nil
+	return true, nil
 }
 
 // credentials loads the agent's certificate and the collector's CA. The node is who the certificate says.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -40,8 +39,9 @@ type tap struct {
 	log       *slog.Logger
 }
 
-// openTap attaches to what is selected. When it returns, what runs already is covered.
-func openTap(ctx context.Context, c config, spec target.Spec, log *slog.Logger) (_ *tap, err error) {
+// openTap attaches to what is selected. When it returns, what runs already is covered. The product does not watch itself:
+// kin are its other processes.
+func openTap(ctx context.Context, c config, spec target.Spec, kin []uint32, log *slog.Logger) (_ *tap, err error) {
 	t := &tap{log: log}
 	defer func() {
 		if err != nil {
@@ -52,11 +52,10 @@ func openTap(ctx context.Context, c config, spec target.Spec, log *slog.Logger) 
 		return nil, err
 	}
 	if t.objects, err = bpf.Load(bpf.Options{
-		Select:     bpf.Selector{Include: t.selection.Include, Exclude: t.selection.Exclude},
-		RingBytes:  c.ringBytes,
-		SocketRung: c.hook,
-		// The product does not watch itself: `spile up` is the parent.
-		ExcludePIDs: []uint32{uint32(os.Getppid())},
+		Select:      bpf.Selector{Include: t.selection.Include, Exclude: t.selection.Exclude},
+		RingBytes:   c.ringBytes,
+		SocketRung:  c.hook,
+		ExcludePIDs: kin,
 	}); err != nil {
 		return nil, err
 	}

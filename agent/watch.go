@@ -29,6 +29,8 @@ type agent struct {
 	shipper *ship.Shipper
 	tap     atomic.Pointer[tap]
 	line    atomic.Pointer[[]*v1.Count] // the pipeline's own counts, taken in its goroutine
+	last    atomic.Pointer[v1.Health]   // the account at the end, when there is no tap to ask any more
+	kin     []uint32                    // processes of the product besides this one
 	key     chan installKey             // the first Welcome's
 	keyOnce sync.Once
 	cancel  context.CancelCauseFunc
@@ -56,10 +58,14 @@ func watch(ctx context.Context, w world, c config, _ []string) error {
 	defer held.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	if err := followParent(w, func() { cancel(nil) }); err != nil {
+	child, err := followParent(w, func() { cancel(nil) })
+	if err != nil {
 		return err
 	}
 	a := &agent{config: c, log: logger(w), key: make(chan installKey, 1), cancel: cancel}
+	if child {
+		a.kin = []uint32{uint32(os.Getppid())}
+	}
 	a.shipper, err = ship.New(ship.Config{
 		Address: c.collector, TLS: credentials, SpoolDir: filepath.Join(c.data, "spool"), SpoolBytes: c.spool,
 		Node: c.node, Version: version, Kernel: kernelRelease(), Epoch: uint64(time.Now().UnixNano()),
@@ -123,7 +129,7 @@ func (a *agent) capture(ctx context.Context, spec target.Spec) error {
 	if _, given := os.LookupEnv("GOGC"); !given {
 		debug.SetGCPercent(gcPercent)
 	}
-	t, err := openTap(ctx, a.config, spec, a.log)
+	t, err := openTap(ctx, a.config, spec, a.kin, a.log)
 	if err != nil {
 		return err
 	}
@@ -150,6 +156,7 @@ func (a *agent) capture(ctx context.Context, spec target.Spec) error {
 	line.finish()
 	counts := lineCounts(t, line)
 	a.line.Store(&counts)
+	a.last.Store(a.health())
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
