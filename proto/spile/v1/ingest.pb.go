@@ -208,8 +208,11 @@ type Hello struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Version string                 `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
 	// Start of the agent process, nanoseconds since the Unix epoch: orders its restarts.
-	Epoch         uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Kernel        string `protobuf:"bytes,3,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	Epoch  uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Kernel string `protobuf:"bytes,3,opt,name=kernel,proto3" json:"kernel,omitempty"`
+	// The node that speaks. Asked for where the certificate may speak for any node (spiffe://spile/node/*); with a certificate
+	// of one node it may be absent and must not differ.
+	Node          string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -261,6 +264,13 @@ func (x *Hello) GetEpoch() uint64 {
 func (x *Hello) GetKernel() string {
 	if x != nil {
 		return x.Kernel
+	}
+	return ""
+}
+
+func (x *Hello) GetNode() string {
+	if x != nil {
+		return x.Node
 	}
 	return ""
 }
@@ -1241,11 +1251,12 @@ const file_spile_v1_ingest_proto_rawDesc = "" +
 	"\x0fPublishResponse\x12-\n" +
 	"\awelcome\x18\x01 \x01(\v2\x11.spile.v1.WelcomeH\x00R\awelcome\x12-\n" +
 	"\areceipt\x18\x02 \x01(\v2\x11.spile.v1.ReceiptH\x00R\areceiptB\x04\n" +
-	"\x02of\"O\n" +
+	"\x02of\"c\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
-	"\x06kernel\x18\x03 \x01(\tR\x06kernel\"\xa1\x01\n" +
+	"\x06kernel\x18\x03 \x01(\tR\x06kernel\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\"\xa1\x01\n" +
 	"\aWelcome\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x1b\n" +
 	"\tkey_epoch\x18\x02 \x01(\rR\bkeyEpoch\x12!\n" +

@@ -29,7 +29,8 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type IngestClient interface {
 	// The agent opens with Hello and waits for Welcome. Batches may be in flight up to credit_bytes.
-	// A batch is receipted after the journal has stored it. The node is taken from the client certificate.
+	// A batch is receipted after the journal has stored it. The node is the client certificate's,
+	// or Hello's where the certificate may speak for any node.
 	Publish(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PublishRequest, PublishResponse], error)
 }
 
@@ -59,7 +60,8 @@ type Ingest_PublishClient = grpc.BidiStreamingClient[PublishRequest, PublishResp
 // for forward compatibility.
 type IngestServer interface {
 	// The agent opens with Hello and waits for Welcome. Batches may be in flight up to credit_bytes.
-	// A batch is receipted after the journal has stored it. The node is taken from the client certificate.
+	// A batch is receipted after the journal has stored it. The node is the client certificate's,
+	// or Hello's where the certificate may speak for any node.
 	Publish(grpc.BidiStreamingServer[PublishRequest, PublishResponse]) error
 	mustEmbedUnimplementedIngestServer()
 }
