@@ -29,15 +29,16 @@ type pipeline struct {
 	flow      *flow.Flow
 	describe  *call.Describer
 	join      *join.Joiner
-	ends      map[end]owned // which ends of connections are watched: does a call have its other end here?
-	evicted   uint64        // ends forgotten to stay within maxEnds
-	unsettled []unsettled   // sightings in order of time, until it is known whether the other end is watched
+	ends      map[end]*owned // which ends of connections are watched: does a call have its other end here?
+	evicted   uint64         // ends forgotten to stay within maxEnds
+	unsettled []unsettled    // sightings in order of time, until it is known whether the other end is watched
 }
 
 // unsettled is a sighting on a connection whose other end has shown nothing yet.
 type unsettled struct {
 	sighting    join.Sighting
 	here, there end
+	birth       time.Duration // of the connection, since boot
 	due         time.Duration
 }
 
@@ -61,7 +62,8 @@ type end struct {
 type owned struct {
 	stream  chunk.StreamID
 	owner   chunk.Owner
-	settled bool // the other end had its time to show itself
+	last    time.Duration // since boot: when it last moved bytes
+	settled bool          // the other end had its time to show itself
 }
 
 func endOf(local, remote netip.AddrPort, netns uint32) end {
@@ -72,7 +74,7 @@ func endOf(local, remote netip.AddrPort, netns uint32) end {
 }
 
 func newPipeline(c pipelineConfig) *pipeline {
-	p := &pipeline{pipelineConfig: c, ends: map[end]owned{}}
+	p := &pipeline{pipelineConfig: c, ends: map[end]*owned{}}
 	p.describe = call.New(call.Config{Key: c.key.key, KeyEpoch: c.key.epoch, Node: c.node})
 	p.join = join.New(join.Config{Window: joinWindow, Emit: c.emit})
 	p.flow = flow.New(flow.Config{Limits: parse.DefaultLimits(), Emit: p.exchange, Mute: c.mute})
@@ -87,23 +89,30 @@ func (p *pipeline) chunk(c *chunk.Chunk) {
 	}
 	e := endOf(c.Local, c.Remote, c.Owner.NetNS)
 	if c.Kind == chunk.Close {
-		if p.ends[e].stream == c.Stream {
+		if o := p.ends[e]; o != nil && o.stream == c.Stream {
 			delete(p.ends, e)
 		}
-	} else if p.ends[e].stream != c.Stream {
-		p.remember(e, owned{stream: c.Stream, owner: c.Owner})
+		return
 	}
+	o := p.ends[e]
+	if o == nil || o.stream != c.Stream {
+		p.makeRoom()
+		o = &owned{stream: c.Stream, owner: c.Owner}
+		p.ends[e] = o
+	}
+	o.last = c.Time
 }
 
-func (p *pipeline) remember(e end, o owned) {
-	if len(p.ends) >= maxEnds {
-		for old := range p.ends { // any: the table is larger than what flow follows, so this one is stale
-			delete(p.ends, old)
-			p.evicted++
-			break
-		}
+// makeRoom keeps the table within its bound.
+func (p *pipeline) makeRoom() {
+	if len(p.ends) < maxEnds {
+		return
 	}
-	p.ends[e] = o
+	for old := range p.ends { // any: the table is larger than what flow follows, so most of it is stale
+		delete(p.ends, old)
+		p.evicted++
+		return
+	}
 }
 
 // tick lets time pass: what has waited long enough goes on.
@@ -161,32 +170,40 @@ func (p *pipeline) exchange(s *flow.Stream, e *parse.Exchange) {
 	u := unsettled{
 		sighting: join.Sighting{
 			Call: c, Client: s.Client, Source: source, Destination: destination, NetNS: s.Owner.NetNS,
-			Start: e.Request.Start, End: e.Response.End, StreamOrdinal: e.Ordinal,
+			Start: e.Request.Start, End: e.Response.End, StreamOrdinal: e.Ordinal, Numbered: s.Fresh && !s.Gapped,
 		},
-		here: endOf(s.Local, s.Remote, s.Owner.NetNS), there: endOf(s.Remote, s.Local, s.Owner.NetNS),
+		birth: s.ConnBirth,
+		here:  endOf(s.Local, s.Remote, s.Owner.NetNS), there: endOf(s.Remote, s.Local, s.Owner.NetNS),
 		due: e.Response.End + settleTime,
 	}
-	_, watched := p.ends[u.there]
-	if watched || s.Unbound || p.ends[u.here].settled {
+	mine := p.ends[u.here]
+	if s.Unbound || mine != nil && mine.settled || p.other(u) != nil {
 		p.settle(u)
 		return
 	}
 	p.unsettled = append(p.unsettled, u)
 }
 
+// other is the other end, if its process is watched. An end that fell silent before this connection began belonged to an
+// older one with the same addresses, whose close was lost.
+func (p *pipeline) other(u unsettled) *owned {
+	if o := p.ends[u.there]; o != nil && o.last+settleTime >= u.birth {
+		return o
+	}
+	return nil
+}
+
 // settle hands a sighting to join, now that it is known whether its other end will come.
 func (p *pipeline) settle(u unsettled) {
-	other, watched := p.ends[u.there]
-	if watched {
+	if other := p.other(u); other != nil {
 		u.sighting.PeerWatched = true
 		peer := u.sighting.Call.GetDestination()
 		if !u.sighting.Client {
 			peer = u.sighting.Call.GetSource()
 		}
 		p.owner(other.owner, u.sighting.Start, peer)
-	} else if mine, ok := p.ends[u.here]; ok {
+	} else if mine := p.ends[u.here]; mine != nil {
 		mine.settled = true
-		p.ends[u.here] = mine
 	}
 	p.join.Add(u.sighting)
 }

@@ -144,6 +144,28 @@ func TestALostEndStillNamesItsProcess(t *testing.T) {
 	}
 }
 
+// TestAnOlderConnectionIsNoPeer: the close of a connection was lost; a later one with the same addresses, whose server is
+// not watched, must not be told as the old server's.
+func TestAnOlderConnectionIsNoPeer(t *testing.T) {
+	var calls []*v1.Call
+	p := testPipeline(func(c *v1.Call) { calls = append(calls, c) })
+	w := newWire(0, p.chunk)
+	w.call(request("/users/1"), answer(`{}`))
+	again := newWire(0, func(c *chunk.Chunk) {
+		if c.Owner.Comm == "curl" {
+			p.chunk(c)
+		}
+	})
+	again.now = w.now + time.Hour
+	again.client.Stream, again.client.ConnBirth = 99, again.now
+	again.offsets[99], again.seqs[99] = &[2]uint64{}, &[2]uint32{}
+	again.call(request("/users/2"), answer(`{}`))
+	p.tick(again.now + settleTime)
+	if len(calls) != 2 || calls[1].GetPath() != "/users/2" || calls[1].GetDestination().GetProcess() != "" {
+		t.Errorf("calls: %v", calls)
+	}
+}
+
 // BenchmarkPipeline is what the agent's own code costs a call that is seen at both ends.
 func BenchmarkPipeline(b *testing.B) {
 	n := 0

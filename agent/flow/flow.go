@@ -64,6 +64,7 @@ type Stream struct {
 	Layer     chunk.Layer
 	Protocol  string // the parser's: "http/1", "http/2"
 	Fresh     bool   // seen from its first byte
+	Gapped    bool   // bytes of it were missed so far
 	Unbound   bool   // no socket is known
 	Client    bool   // this end sent the requests
 }
@@ -178,6 +179,7 @@ func (f *Flow) feed(s *stream, d chunk.Direction, data []byte, at time.Duration)
 func (f *Flow) gap(s *stream, d chunk.Direction, bytes uint64, heads uint32, at time.Duration) {
 	f.counts.Gaps++
 	f.counts.GapBytes += bytes
+	s.Gapped = true
 	if s.muted {
 		return
 	}

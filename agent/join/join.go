@@ -43,6 +43,7 @@ type Sighting struct {
 	NetNS         uint32
 	Start, End    time.Duration // of the exchange, since boot
 	StreamOrdinal uint64        // HTTP/2: stream id; else the request's ordinal at this end, from 0
+	Numbered      bool          // this end saw its stream from the first byte and missed none: StreamOrdinal counts every request
 	PeerWatched   bool          // the other end's process is watched on this host
 }
 
@@ -77,7 +78,6 @@ type connection struct {
 // waiting are the sightings of one connection, by end, each in order of arrival.
 type waiting struct {
 	client, server []*entry
-	uncertain      bool // numbers of requests at the two ends need not agree
 }
 
 type entry struct {
@@ -119,7 +119,6 @@ func (j *Joiner) Add(s Sighting) {
 		w = &waiting{}
 		j.conns[e.conn] = w
 	}
-	w.uncertain = w.uncertain || uncertain(s.Call)
 	if other := w.match(e); other != nil {
 		j.merge(e, other)
 		return

@@ -22,7 +22,7 @@ func sighting(id, path string, client bool, ordinal uint64, start, end time.Dura
 		c.Observed = v1.Observed_OBSERVED_CLIENT
 		c.Source, c.Destination = &v1.Peer{Address: "127.0.0.1", Process: "curl"}, &v1.Peer{Address: "127.0.0.1"}
 	}
-	return Sighting{Call: c, Client: client, Source: clientAt, Destination: serverAt, NetNS: 1, Start: start, End: end, StreamOrdinal: ordinal, PeerWatched: true}
+	return Sighting{Call: c, Client: client, Source: clientAt, Destination: serverAt, NetNS: 1, Start: start, End: end, StreamOrdinal: ordinal, Numbered: true, PeerWatched: true}
 }
 
 func collect(max int) (*Joiner, *[]*v1.Call) {
@@ -57,7 +57,7 @@ func TestStaysApart(t *testing.T) {
 		"other status":    func(s *Sighting) { s.Call.StatusCode = 500 },
 		"other ordinal":   func(s *Sighting) { s.StreamOrdinal = 1 },
 		"late, no overlap": func(s *Sighting) {
-			s.Call.Coverage = []string{"late_join"}
+			s.Numbered = false
 			s.Start, s.End = 100, 110
 		},
 		"same end":      func(s *Sighting) { s.Client = false },
@@ -116,7 +116,7 @@ func TestLateJoinUsesTime(t *testing.T) {
 		at := time.Duration(i) * 100
 		s := sighting(fmt.Sprint("s", i), "/a", false, uint64(i), at+10, at+80)
 		c := sighting(fmt.Sprint("c", i), "/a", true, uint64(i+7), at, at+90)
-		c.Call.Coverage = []string{"late_join"}
+		c.Numbered = false
 		c.Call.Request = &v1.Content{}
 		j.Add(c)
 		j.Add(s)
@@ -137,6 +137,23 @@ func TestBounded(t *testing.T) {
 }
 
 // Random connections, pipelining, sightings that are missing, in any order in which each end can report them.
+// TestLateJoinPairsForGood: an end that joined late never counts from the first request, however long its queue was empty.
+func TestLateJoinPairsForGood(t *testing.T) {
+	j, out := collect(0)
+	for i := range 20 {
+		at := time.Duration(i) * 10 * time.Second
+		s := sighting(fmt.Sprint("s", i), "/poll", false, uint64(i+2), at+10, at+80)
+		c := sighting(fmt.Sprint("c", i), "/poll", true, uint64(i), at, at+90)
+		c.Numbered = false
+		j.Add(c)
+		j.Add(s)
+		j.Tick(at + 5*time.Second)
+	}
+	if len(*out) != 20 || j.Counts().Joined != 20 {
+		t.Errorf("%d calls, %+v", len(*out), j.Counts())
+	}
+}
+
 func TestRandomInterleavings(t *testing.T) {
 	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 1))
@@ -163,7 +180,7 @@ func TestRandomInterleavings(t *testing.T) {
 					}
 				}
 				if late {
-					c.Call.Coverage = []string{"late_join"}
+					c.Numbered = false
 					if !h2 {
 						c.StreamOrdinal += 1000
 					}

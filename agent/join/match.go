@@ -25,11 +25,6 @@ func (c connection) known() bool {
 	return c.source.Addr().IsValid() && c.destination.Addr().IsValid() && c.source.Port() != 0 && c.destination.Port() != 0
 }
 
-// uncertain reports whether requests on the call's connection may have passed uncounted.
-func uncertain(c *v1.Call) bool {
-	return slices.Contains(c.Coverage, "late_join") || slices.Contains(c.Coverage, "gap")
-}
-
 func (w *waiting) end(client bool) *[]*entry {
 	if client {
 		return &w.client
@@ -41,7 +36,7 @@ func (w *waiting) end(client bool) *[]*entry {
 func (w *waiting) match(e *entry) *entry {
 	var found *entry
 	for _, o := range *w.end(!e.Client) {
-		if !w.same(e, o) {
+		if !same(e, o) {
 			continue
 		}
 		if found != nil {
@@ -53,7 +48,7 @@ func (w *waiting) match(e *entry) *entry {
 		return nil
 	}
 	for _, rival := range *w.end(e.Client) {
-		if w.same(rival, found) {
+		if same(rival, found) {
 			return nil
 		}
 	}
@@ -61,13 +56,13 @@ func (w *waiting) match(e *entry) *entry {
 }
 
 // same reports whether two sightings of one connection can be one call.
-func (w *waiting) same(a, b *entry) bool {
+func same(a, b *entry) bool {
 	x, y := a.Call, b.Call
 	if x.Method != y.Method || x.StatusCode != y.StatusCode || x.Protocol != y.Protocol || x.Path != y.Path ||
 		x.GetRequest().GetBytes() != y.GetRequest().GetBytes() {
 		return false
 	}
-	if x.Protocol == "http/2" || !w.uncertain {
+	if x.Protocol == "http/2" || a.Numbered && b.Numbered {
 		return a.StreamOrdinal == b.StreamOrdinal
 	}
 	if a.Client {
