@@ -15,8 +15,10 @@
 // of its calls are in, so that no commit outgrows the engine's batch.
 //
 // Watermarks: an agent numbers its batches within an epoch (its start). Per agent and epoch the highest number and a bitmap of
-// the 1,024 below it are kept, for a batch sent again may come after its successors. A batch below the bitmap, or of an
-// epoch older than the eight kept, cannot be told from a second copy: it is left out and counted as late.
+// the 1,024 below it are kept, for a batch sent again may come after its successors. A batch below the bitmap cannot be told
+// from a second copy: it is left out and counted as late. Kept are the epochs heard of within 24 hours and the newest two of
+// each agent for a month, at most 4,096 in a partition, where the one silent longest goes first. A batch of an epoch that
+// is not kept is new: a receipt was given for it, so it may count twice, but is never left out.
 //
 // Each partition's memory has one writer, its goroutine. Queries read rows that nobody changes afterwards.
 //

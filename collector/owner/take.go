@@ -35,7 +35,7 @@ func (p *partition) take(ctx context.Context, it item) error {
 		p.counters.undecodable.Add(1)
 		p.counters.lostCalls.Add(uint64(it.Count))
 		p.cfg.Warn(p.number, fmt.Errorf("leave out record %d of agent %s with %d calls: %w", it.seq, it.Agent, it.Count, err))
-		p.meta.marks.mark(it.Agent, it.Epoch, it.Seq)
+		p.meta.marks.mark(it.Agent, it.Epoch, it.Seq, it.Stored)
 		p.done(it)
 		return nil
 	}
@@ -64,7 +64,7 @@ func (p *partition) take(ctx context.Context, it item) error {
 	}
 	p.counters.records.Add(1)
 	p.counters.calls.Add(uint64(len(calls)))
-	p.meta.marks.mark(it.Agent, it.Epoch, it.Seq)
+	p.meta.marks.mark(it.Agent, it.Epoch, it.Seq, it.Stored)
 	p.done(it)
 	return nil
 }
@@ -89,6 +89,7 @@ func (p *partition) keys() int { return p.inv.Dirty() + len(p.changed) }
 // commit stores what changed. After an error the memory is ahead of the store: the caller must load again.
 func (p *partition) commit(ctx context.Context) error {
 	began := time.Now()
+	p.meta.marks.forget()
 	buckets, err := p.inv.Flush()
 	if err != nil {
 		return err
