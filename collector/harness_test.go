@@ -131,7 +131,17 @@ type agent struct {
 
 func (r *running) agent(node string, epoch uint64) *agent {
 	r.t.Helper()
-	dir := filepath.Join(r.t.TempDir(), node)
+	a, err := r.connect(r.enroll(node), &v1.Hello{Version: "fake", Epoch: epoch, Kernel: "6.18"})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return a
+}
+
+// enroll makes a certificate as a person does.
+func (r *running) enroll(node string) identity.Bundle {
+	r.t.Helper()
+	dir := filepath.Join(r.t.TempDir(), "bundle")
 	ok(r.t, "agents", "enroll", node, "--data", r.data, "--out", dir)
 	read := func(name string) []byte {
 		b, err := os.ReadFile(filepath.Join(dir, name))
@@ -140,7 +150,13 @@ func (r *running) agent(node string, epoch uint64) *agent {
 		}
 		return b
 	}
-	conf, err := identity.Bundle{Cert: read("agent.crt"), Key: read("agent.key"), CA: read("ca.crt")}.ClientTLS()
+	return identity.Bundle{Cert: read("agent.crt"), Key: read("agent.key"), CA: read("ca.crt")}
+}
+
+// connect says Hello; its error is the collector's answer.
+func (r *running) connect(bundle identity.Bundle, hello *v1.Hello) (*agent, error) {
+	r.t.Helper()
+	conf, err := bundle.ClientTLS()
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -153,13 +169,13 @@ func (r *running) agent(node string, epoch uint64) *agent {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	a := &agent{t: r.t, conn: conn, stream: stream, epoch: epoch}
-	a.send(&v1.PublishRequest{Of: &v1.PublishRequest_Hello{Hello: &v1.Hello{Version: "fake", Epoch: epoch, Kernel: "6.18"}}})
+	a := &agent{t: r.t, conn: conn, stream: stream, epoch: hello.Epoch}
+	a.send(&v1.PublishRequest{Of: &v1.PublishRequest_Hello{Hello: hello}})
 	res, err := stream.Recv()
-	if err != nil || len(res.GetWelcome().GetKey()) != 32 {
-		r.t.Fatalf("welcome: %v %v", res, err)
+	if err == nil && len(res.GetWelcome().GetKey()) != 32 {
+		r.t.Fatalf("welcome: %v", res)
 	}
-	return a
+	return a, err
 }
 
 func (a *agent) send(m *v1.PublishRequest) {

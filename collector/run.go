@@ -199,7 +199,7 @@ func (c *collector) openJournal(ctx context.Context) (err error) {
 func (c *collector) openServers() (err error) {
 	c.intake, err = intake.New(intake.Config{
 		Journal: appender{c.journal}, Key: c.identity.Key(), KeyEpoch: identity.KeyEpoch, Collector: c.world.hostname,
-		Node: identity.NodeOf, Now: c.world.Now, Notice: func(err error) { c.log.Error("intake", "error", err) },
+		Node: identity.NodeOf, Speaker: identity.Speaker, Now: c.world.Now, Notice: func(err error) { c.log.Error("intake", "error", err) },
 	})
 	if err != nil {
 		return err

@@ -85,7 +85,9 @@ func EnrollVerb(w World, root *cobra.Command, enroll func(data, node, out string
 	cmd := &cobra.Command{
 		Use: "enroll NODE", Short: "Write the certificate of an agent on another host",
 		Long: "Write ca.crt, agent.crt and agent.key for an agent on another host, signed by the authority in the\n" +
-			"collector's data directory. The key is written once and not kept here.",
+			"collector's data directory. The key is written once and not kept here.\n" +
+			"'*' in place of NODE makes a certificate that may speak for any node, for agents that share one secret\n" +
+			"(a DaemonSet); each says its name with --node. Whoever holds it can pass as every node.",
 		Example: "  spile agents enroll node-7 --data /var/lib/spile --out ./node-7\n" +
 			"  spile-agent --collector HOST:7741 --ca ca.crt --cert agent.crt --key agent.key",
 		Args: func(_ *cobra.Command, args []string) error {
@@ -104,7 +106,11 @@ func EnrollVerb(w World, root *cobra.Command, enroll func(data, node, out string
 		if err := enroll(data, cmd.Flags().Arg(0), out); err != nil {
 			return err
 		}
-		_, err := fmt.Fprintf(w.Stdout, "wrote ca.crt, agent.crt and agent.key for node %s to %s\n", Clean(cmd.Flags().Arg(0)), Clean(out))
+		whose := "node " + Clean(cmd.Flags().Arg(0))
+		if cmd.Flags().Arg(0) == "*" {
+			whose = "any node"
+		}
+		_, err := fmt.Fprintf(w.Stdout, "wrote ca.crt, agent.crt and agent.key for %s to %s\n", whose, Clean(out))
 		return err
 	})
 	agents.AddCommand(cmd)

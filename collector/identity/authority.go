@@ -12,8 +12,9 @@
 // it or nothing and two starts at once agree on one winner. A secret that others can read is refused:
 // using it anyway would hide that it has leaked.
 //
-// Agents are named by their certificate (URI spiffe://spile/node/NAME), never by what they say. TLS
-// is 1.3 only and always mutual. Losing the directory means enrolling every agent again and changes
+// Agents are named by their certificate (URI spiffe://spile/node/NAME), not by what they say. The one
+// exception is asked for by its name: a certificate for spiffe://spile/node/* speaks for any node, for
+// where all agents share one secret. Whoever holds it can pass as each of them. TLS is 1.3 only and always mutual. Losing the directory means enrolling every agent again and changes
 // every keyed hash; nothing here is ever sent anywhere but to an authenticated agent (the key).
 package identity
 
@@ -178,9 +179,9 @@ type Bundle struct {
 	Cert, Key, CA []byte
 }
 
-// Issue makes a client certificate for a node. The private key is not kept.
+// Issue makes a client certificate for a node, or for AnyNode. The private key is not kept.
 func (a *Authority) Issue(node string) (Bundle, error) {
-	if !nodeNameOK(node) {
+	if node != AnyNode && !nodeNameOK(node) {
 		return Bundle{}, fmt.Errorf("issue certificate for node %q: %w", node, ErrNodeName)
 	}
 	tmpl, err := template(node, a.now(), leafLife)
@@ -189,7 +190,8 @@ func (a *Authority) Issue(node string) (Bundle, error) {
 	}
 	tmpl.KeyUsage = x509.KeyUsageDigitalSignature
 	tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	tmpl.URIs = []*url.URL{{Scheme: "spiffe", Host: trustDomain, Path: nodePath + node}}
+	// RawPath, or * would be written as %2A.
+	tmpl.URIs = []*url.URL{{Scheme: "spiffe", Host: trustDomain, Path: nodePath + node, RawPath: nodePath + node}}
 	keyPEM, err := newKeyPEM()
 	if err != nil {
 		return Bundle{}, err

@@ -170,9 +170,42 @@ func TestNodeComesFromTheCertificate(t *testing.T) {
 	if _, err := NodeOf(tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}}); !errors.Is(err, ErrPeer) {
 		t.Errorf("a certificate that nobody verified: %v", err)
 	}
-	for _, name := range []string{"", ".", "..", "a/b", "a b", "é", "a\n", strings.Repeat("a", 129)} {
+	for _, name := range []string{"", ".", "..", "a/b", "a b", "é", "a\n", "a*", "**", strings.Repeat("a", 129)} {
 		if _, err := a.Issue(name); !errors.Is(err, ErrNodeName) {
 			t.Errorf("node %q: %v", name, err)
+		}
+	}
+}
+
+func TestACertificateForAnyNode(t *testing.T) {
+	a := mustOpen(t, filepath.Join(t.TempDir(), "identity"), time.Now)
+	b, err := a.Issue(AnyNode)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := b.ClientTLS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	state, serverErr, clientErr := handshake(t, a.ServerTLS(), client)
+	if serverErr != nil || clientErr != nil {
+		t.Fatalf("server %v, client %v", serverErr, clientErr)
+	}
+	if uri := state.PeerCertificates[0].URIs[0].String(); uri != "spiffe://spile/node/*" {
+		t.Errorf("it is for %s", uri)
+	}
+	if node, err := NodeOf(state); node != AnyNode || err != nil {
+		t.Errorf("node %q, %v", node, err)
+	}
+	for _, c := range []struct{ certified, said, want, why string }{
+		{"n1", "", "n1", ""}, {"n1", "n1", "n1", ""}, {"n1", "n2", "", `"n2", its certificate is that of node "n1"`}, {"n1", "*", "", `"*"`},
+		{AnyNode, "n1", "n1", ""}, {AnyNode, "ip-10-0-0-1.eu.internal", "ip-10-0-0-1.eu.internal", ""}, {AnyNode, "", "", "--node"},
+		{AnyNode, "*", "", "node name must be"}, {AnyNode, "a b", "", "node name must be"}, {AnyNode, "a\x1b[2J", "", "node name must be"},
+		{AnyNode, strings.Repeat("a", 129), "", "node name must be"}, {AnyNode, "..", "", "node name must be"},
+	} {
+		got, err := Speaker(c.certified, c.said)
+		if got != c.want || (err == nil) != (c.why == "") || err != nil && (!strings.Contains(err.Error(), c.why) || strings.Contains(err.Error(), "\x1b")) {
+			t.Errorf("certificate of %s, says %.20q: %q, %v", c.certified, c.said, got, err)
 		}
 	}
 }

@@ -14,6 +14,8 @@ const (
 	trustDomain = "spile"
 	nodePath    = "/node/"
 	maxNodeName = 128
+	// AnyNode in place of a name makes a certificate that may speak for any node.
+	AnyNode = "*"
 )
 
 // ErrPeer says that a connection carries no certificate of a node of this install.
@@ -52,7 +54,7 @@ func (b Bundle) ClientTLS() (*tls.Config, error) {
 		ServerName: ServerName, NextProtos: []string{"h2"}}, nil
 }
 
-// NodeOf is the name in a verified client certificate.
+// NodeOf is the name in a verified client certificate, or AnyNode.
 func NodeOf(s tls.ConnectionState) (string, error) {
 	if len(s.VerifiedChains) == 0 || len(s.VerifiedChains[0]) == 0 {
 		return "", fmt.Errorf("%w: nothing verified", ErrPeer)
@@ -63,11 +65,30 @@ func NodeOf(s tls.ConnectionState) (string, error) {
 	}
 	u := leaf.URIs[0]
 	name, ok := strings.CutPrefix(u.Path, nodePath)
-	if u.Scheme != "spiffe" || u.Host != trustDomain || !ok || !nodeNameOK(name) {
+	if u.Scheme != "spiffe" || u.Host != trustDomain || !ok || name != AnyNode && !nodeNameOK(name) {
 		return "", fmt.Errorf("%w: %s", ErrPeer, u)
 	}
 	return name, nil
 }
+
+// Speaker is the node that speaks, by the name in its certificate and what it says of itself ("" is nothing). A certificate of
+// one node decides alone; another name beside it is a mistake of whoever set the agent up, and must not pass as either of them.
+func Speaker(certified, said string) (string, error) {
+	switch {
+	case certified != AnyNode && said != "" && said != certified:
+		return "", fmt.Errorf("the agent says it is node %q, its certificate is that of node %q: leave the name out, or make a certificate with "+
+			"spile agents enroll", clip(said), certified)
+	case certified != AnyNode:
+		return certified, nil
+	case said == "":
+		return "", errors.New("the agent says no node, and its certificate may speak for any: give the agent --node NAME (SPILE_NODE)")
+	case !nodeNameOK(said):
+		return "", fmt.Errorf("the agent says it is node %q: %w", clip(said), ErrNodeName)
+	}
+	return said, nil
+}
+
+func clip(name string) string { return name[:min(len(name), maxNodeName)] }
 
 func nodeNameOK(name string) bool {
 	if name == "" || len(name) > maxNodeName || name == "." || name == ".." {

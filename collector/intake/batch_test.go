@@ -46,7 +46,7 @@ func (s *shelf) Append(_ context.Context, partition int, r Record) error {
 func newServer(t testing.TB, j Journal) *Server {
 	t.Helper()
 	s, err := New(Config{Journal: j, Key: []byte("key"), Node: func(tls.ConnectionState) (string, error) { return "node", nil },
-		Now: func() time.Time { return noon }})
+		Speaker: func(certified, _ string) (string, error) { return certified, nil }, Now: func() time.Time { return noon }})
 	if err != nil {
 		t.Fatal(err)
 	}

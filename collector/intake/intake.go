@@ -5,9 +5,9 @@
 //	   └──────────── Receipt ◀─────────────┴─────────── rejected = count ◀────────────────── Receipt ◀───┘
 //
 // A stream is Hello, Welcome, then batches up to the credit (bytes without receipt) and health
-// reports. What an agent says is checked; who it is comes from its certificate and overwrites what it
-// says. One goroutine per stream takes its batches in order, so that the journal holds each agent's
-// batches in the order of their seq.
+// reports. What an agent says is checked; who it is comes from its certificate and overwrites what its
+// calls say. Only a certificate for any node leaves that to Hello. One goroutine per stream takes its
+// batches in order, so that the journal holds each agent's batches in the order of their seq.
 //
 // A batch or call that can never be stored is refused in the Receipt and counted: sending it again
 // would not help. A journal that fails ends the stream with Unavailable instead, and the agent sends
@@ -55,7 +55,7 @@ const (
 	defaultMaxAhead      = time.Hour
 )
 
-// Config is what the collector's main knows. Journal, Key, Node and Now are required.
+// Config is what the collector's main knows. Journal, Key, Node, Speaker and Now are required.
 type Config struct {
 	Journal Journal
 	// Key is the install key that agents hash with.
@@ -63,9 +63,11 @@ type Config struct {
 	KeyEpoch uint32
 	// Collector is the name in Welcome.
 	Collector string
-	// Node is the name in a verified client certificate.
-	Node func(tls.ConnectionState) (string, error)
-	Now  func() time.Time
+	// Node is the name in a verified client certificate, whose error is PermissionDenied; Speaker the node that speaks, by that
+	// name and Hello's, whose error is InvalidArgument. Both errors are told to the agent.
+	Node    func(tls.ConnectionState) (string, error)
+	Speaker func(certified, said string) (string, error)
+	Now     func() time.Time
 	// MaxBatchBytes bounds a payload; default 4 MiB.
 	MaxBatchBytes uint32
 	// Credit is what an agent may have in flight; default 1 MiB.
@@ -93,8 +95,8 @@ type Server struct {
 
 // New makes a server; Serve runs it.
 func New(cfg Config) (*Server, error) {
-	if cfg.Journal == nil || len(cfg.Key) == 0 || cfg.Node == nil || cfg.Now == nil {
-		return nil, errors.New("configure intake: journal, key, node and now are required")
+	if cfg.Journal == nil || len(cfg.Key) == 0 || cfg.Node == nil || cfg.Speaker == nil || cfg.Now == nil {
+		return nil, errors.New("configure intake: journal, key, node, speaker and now are required")
 	}
 	setDefault(&cfg.MaxBatchBytes, defaultMaxBatchBytes)
 	setDefault(&cfg.Credit, defaultCredit)

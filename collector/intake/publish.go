@@ -23,7 +23,7 @@ func (s *Server) Publish(stream grpc.BidiStreamingServer[v1.PublishRequest, v1.P
 	if !ok {
 		return status.Error(codes.Unauthenticated, "agents must connect with mutual TLS")
 	}
-	node, err := s.cfg.Node(state)
+	certified, err := s.cfg.Node(state)
 	if err != nil {
 		return status.Error(codes.PermissionDenied, err.Error())
 	}
@@ -34,6 +34,10 @@ func (s *Server) Publish(stream grpc.BidiStreamingServer[v1.PublishRequest, v1.P
 	hello := first.GetHello()
 	if hello == nil || hello.Epoch == 0 {
 		return status.Error(codes.InvalidArgument, "a stream begins with Hello and an epoch")
+	}
+	node, err := s.cfg.Speaker(certified, hello.Node)
+	if err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
 	}
 	a, err := s.connect(node)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"math/big"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -189,6 +190,50 @@ func TestNamelessAndPlainAgentsAreRefused(t *testing.T) {
 	}
 	if len(s.Agents()) != 0 {
 		t.Error("a stranger is in the table")
+	}
+}
+
+// TestHelloSaysWhoSpeaks where Speaker lets it; what a call says of its node never counts.
+func TestHelloSaysWhoSpeaks(t *testing.T) {
+	j := &shelf{}
+	s := newServer(t, j)
+	s.cfg.Speaker = func(certified, said string) (string, error) {
+		if said == "" {
+			return "", errors.New(certified + " needs a name")
+		}
+		return said, nil
+	}
+	client, _, _ := serve(t, s)
+	good := batchOf(t, 1, testCalls(3, func(int) string { return "a.example" }))
+	for _, name := range []string{"n1", "n2", ""} {
+		stream, err := client.Publish(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		first := hello()
+		first.GetHello().Node = name
+		for _, m := range []*v1.PublishRequest{first, batch(good)} {
+			stream.Send(m) // Recv tells why it fails.
+		}
+		_, err = stream.Recv()
+		if name == "" {
+			if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "node needs a name") {
+				t.Errorf("without a name: %v", err)
+			}
+			continue
+		}
+		if m, err := stream.Recv(); err != nil || m.GetReceipt().GetRejected() != 0 {
+			t.Fatalf("%s: %v, %v", name, m, err)
+		}
+	}
+	var got []string
+	for _, records := range j.records {
+		for _, r := range records {
+			got = append(got, r.Agent)
+		}
+	}
+	if a := s.Agents(); !slices.Equal(got, []string{"n1", "n2"}) || len(a) != 2 || a[0].Node != "n1" || a[1].Node != "n2" {
+		t.Errorf("records of %v, agents %v", got, a)
 	}
 }
 
