@@ -36,10 +36,11 @@ type child struct {
 	args []string
 	env  []string
 	log  io.Writer
-	// connected tells whether an agent has ever reached the collector.
-	connected func() bool
-	say       func(format string, args ...any)
-	pause     time.Duration
+	// worked tells whether an agent has ever reported what it is hooked to. Reaching the collector is not enough: the agent does
+	// that first, and learns only then whether the kernel lets it in.
+	worked func() bool
+	say    func(format string, args ...any)
+	pause  time.Duration
 }
 
 // errGaveUp says that the agent cannot run here; the text is its own.
@@ -66,7 +67,7 @@ func (c *child) keep(ctx context.Context) error {
 			return &cli.Failure{Code: cli.ExitUsage, Err: fmt.Errorf("%w: %s", errGaveUp, last)}
 		case err != nil && exit == nil:
 			return fmt.Errorf("start the agent %s: %w", c.path, cause(err))
-		case code > 0 && !c.connected():
+		case code > 0 && !c.worked():
 			return fmt.Errorf("%w: %s", errGaveUp, last)
 		}
 		if time.Since(started) > healthyAfter {

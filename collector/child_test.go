@@ -25,10 +25,10 @@ func TestLogLinesAreWholeCleanAndBounded(t *testing.T) {
 	}
 }
 
-// TestTheAgentGetsNoneOfOurSettings: SPILE_DATA of `up` is not the agent's.
+// TestTheAgentGetsNoneOfOurSettings: SPILE_DATA of `up` is not the agent's, SPILE_RING_BYTES is nobody else's.
 func TestTheAgentGetsNoneOfOurSettings(t *testing.T) {
-	env := agentEnv([]string{"PATH=/bin", "SPILE_DATA=/d", "SPILE_TARGET=pid=1", "HOME=/"}, "n1", "/d/agent")
-	want := []string{"PATH=/bin", "HOME=/", "SPILE_NODE=n1", "SPILE_CA=/d/agent/ca.crt", "SPILE_CERT=/d/agent/agent.crt", "SPILE_KEY=/d/agent/agent.key"}
+	env := agentEnv([]string{"PATH=/bin", "SPILE_DATA=/d", "SPILE_TARGET=pid=1", "SPILE_RING_BYTES=1", "SPILE_SOCKET_HOOK=kprobe", "SPILE_SPOOL_BYTES=2", "HOME=/"}, "n1", "/d/agent")
+	want := []string{"PATH=/bin", "SPILE_RING_BYTES=1", "SPILE_SOCKET_HOOK=kprobe", "SPILE_SPOOL_BYTES=2", "HOME=/", "SPILE_NODE=n1", "SPILE_CA=/d/agent/ca.crt", "SPILE_CERT=/d/agent/agent.crt", "SPILE_KEY=/d/agent/agent.key"}
 	if !slices.Equal(env, want) {
 		t.Errorf("got %q", env)
 	}

@@ -131,13 +131,18 @@ func TestSettingsOverrideEachOther(t *testing.T) {
 	if err := f.Parse([]string{"--config", file, "--listen", "127.0.0.1:3"}); err != nil {
 		t.Fatal(err)
 	}
-	env := []string{"SPILE_LISTEN=127.0.0.1:2", "SPILE_AGENTS_LISTEN=127.0.0.1:2", "HOME=/root", "SPILE_COLLECTOR_PORT_7741_TCP_ADDR=10.0.0.1", "SPILE_TOKEN_FILE=/t"}
+	env := []string{"SPILE_LISTEN=127.0.0.1:2", "SPILE_AGENTS_LISTEN=127.0.0.1:2", "HOME=/root", "SPILE_COLLECTOR_PORT_7741_TCP_ADDR=10.0.0.1", "SPILE_TOKEN_FILE=/t",
+		"SPILE_COLLECTOR=h:1", "SPILE_NODE=n", "SPILE_CA=c", "SPILE_CERT=c", "SPILE_KEY=k", "SPILE_TARGET=pid=1", "SPILE_RING_BYTES=1", "SPILE_SOCKET_HOOK=kprobe",
+		"SPILE_SPOOL_BYTES=1", "SPILE_DATA=/here"}
 	if err := settle(f, env); err != nil {
 		t.Fatal(err)
 	}
 	get := func(name string) string { return f.Lookup(name).Value.String() }
 	if get("listen") != "127.0.0.1:3" || get("agents-listen") != "127.0.0.1:2" || get("http-listen") != "127.0.0.1:1" {
 		t.Errorf("listen %s, agents %s, http %s", get("listen"), get("agents-listen"), get("http-listen"))
+	}
+	if get("data") != "/here" {
+		t.Errorf("the collector's data directory is %s", get("data"))
 	}
 	cfg.sinks, _ = f.GetStringArray("sink")
 	cfg.httpNames, _ = f.GetStringArray("http-name")

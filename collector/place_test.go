@@ -33,8 +33,10 @@ func TestEveryVerbExplainsItself(t *testing.T) {
 		}
 	}
 	read(root)
-	if out := ok(t, "version"); out != "spile test\n" {
-		t.Errorf("version: %q", out)
+	for _, arg := range []string{"version", "--version"} {
+		if out := ok(t, arg); out != "spile test\n" {
+			t.Errorf("%s: %q", arg, out)
+		}
 	}
 }
 

@@ -21,15 +21,20 @@ const (
 	maxConfigBytes = 1 << 20
 )
 
-// otherEnv are SPILE_ variables that mean something to another verb.
-var otherEnv = []string{"SERVER", "TOKEN_FILE", "CA"}
+// otherEnv are SPILE_ variables that mean something to another verb, or to the agent.
+func otherEnv() []string {
+	return append(agentOnlyEnv(), "SERVER", "TOKEN_FILE", "CA", "COLLECTOR", "DATA", "NODE", "CERT", "KEY", "TARGET")
+}
+
+// agentOnlyEnv are the agent's settings that `up` leaves to whoever starts it.
+func agentOnlyEnv() []string { return []string{"RING_BYTES", "SOCKET_HOOK", "SPOOL_BYTES"} }
 
 // serviceLink matches what Kubernetes puts into the environment of a pod beside a Service whose name begins with "spile".
 var serviceLink = regexp.MustCompile(`^([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT|PORT_[0-9]+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)$`)
 
 // settle fills flags that were not given from the environment (where a list is words), then from a YAML file. A flag, a
-// variable and a key are one name (--http-listen, SPILE_HTTP_LISTEN, http_listen), and a name that is not a flag is an
-// error: a mistyped --target in another spelling would watch what nobody wanted watched.
+// variable and a key are one name (--http-listen, SPILE_HTTP_LISTEN, http_listen), and a name that no verb and no agent has
+// is an error: a mistyped --target in another spelling would watch what nobody wanted watched.
 func settle(flags *pflag.FlagSet, env []string) error {
 	if err := fromEnv(flags, env); err != nil {
 		return err
@@ -45,13 +50,13 @@ func fromEnv(flags *pflag.FlagSet, env []string) error {
 	for _, kv := range env {
 		key, value, _ := strings.Cut(kv, "=")
 		name, ours := strings.CutPrefix(key, envPrefix)
-		if !ours || slices.Contains(otherEnv, name) {
+		if !ours {
 			continue
 		}
 		f := flags.Lookup(strings.ToLower(strings.ReplaceAll(name, "_", "-")))
 		switch {
 		case f != nil && f.Name != "help":
-		case serviceLink.MatchString(name):
+		case slices.Contains(otherEnv(), name), serviceLink.MatchString(name):
 			continue
 		default:
 			return cli.Usage("the environment variable %s is no setting: remove it or correct its name", key)

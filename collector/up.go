@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/spile/spile/collector/cli"
+	v1 "github.com/spile/spile/proto/spile/v1"
 )
 
 const agentName = "spile-agent"
@@ -95,8 +97,10 @@ func up(ctx context.Context, w world, s settings, agent, node string, targets []
 	kid := &child{
 		path: agent, args: agentArgs(c.agentsAddr(), data, targets), env: agentEnv(w.Env, node, data),
 		log: w.Stderr, pause: firstPause,
-		connected: func() bool { return len(c.intake.Agents()) > 0 },
-		say:       func(format string, args ...any) { fmt.Fprintf(w.Stderr, "spile: "+format+"\n", args...) },
+		worked: func() bool {
+			return slices.ContainsFunc(c.intake.Agents(), func(a *v1.Agent) bool { return len(a.GetHealth().GetRungs()) > 0 })
+		},
+		say: func(format string, args ...any) { fmt.Fprintf(w.Stderr, "spile: "+format+"\n", args...) },
 	}
 	kept, watched := make(chan error, 1), make(chan error, 1)
 	go func() { kept <- kid.keep(ctx) }()
@@ -210,11 +214,13 @@ func agentArgs(collector, data string, targets []string) []string {
 	return args
 }
 
-// agentEnv leaves out our own settings: the agent would take them for its own.
+// agentEnv leaves out our own settings, which the agent would take for its own, and hands on those that only it has.
 func agentEnv(env []string, node, data string) []string {
 	var out []string
 	for _, kv := range env {
-		if !strings.HasPrefix(kv, envPrefix) {
+		key, _, _ := strings.Cut(kv, "=")
+		name, ours := strings.CutPrefix(key, envPrefix)
+		if !ours || slices.Contains(agentOnlyEnv(), name) {
 			out = append(out, kv)
 		}
 	}

@@ -52,8 +52,13 @@ func fakeAgent(collector, data string) int {
 	note("starts", string(starts)+"x")
 	note("pid", strconv.Itoa(os.Getpid()))
 	note("args", strings.Join(os.Args[1:], " "))
-	if err := hello(collector); err != nil {
+	lockdown := os.Getenv("FAKE_AGENT") == "lockdown"
+	if err := hello(collector, lockdown); err != nil {
 		fmt.Fprintln(os.Stderr, "spile-agent:", err)
+		return 1
+	}
+	if lockdown {
+		fmt.Fprintln(os.Stderr, "spile-agent: load the programs: the kernel is locked down")
 		return 1
 	}
 	if os.Getenv("FAKE_AGENT") == "die once" && len(starts) == 0 {
@@ -75,7 +80,8 @@ func fakeAgent(collector, data string) int {
 	return 0
 }
 
-func hello(collector string) error {
+// hello connects and sends a batch; an agent that only greets has not tried its kernel yet.
+func hello(collector string, only bool) error {
 	var files [3][]byte
 	for i, name := range []string{"SPILE_CERT", "SPILE_KEY", "SPILE_CA"} {
 		var err error
@@ -106,17 +112,22 @@ func hello(collector string) error {
 		return err
 	}
 	epoch := uint64(time.Now().UnixNano())
-	for _, m := range []*v1.PublishRequest{
+	messages := []*v1.PublishRequest{
 		{Of: &v1.PublishRequest_Hello{Hello: &v1.Hello{Version: "fake", Epoch: epoch}}},
 		{Of: &v1.PublishRequest_Health{Health: &v1.Health{Epoch: epoch, Rungs: map[string]string{"socket": "tp_btf"}, Targets: []string{"netns=self"},
 			Uncovered: []*v1.Uncovered{{Pid: 42, Process: "node", Reason: "BoringSSL without symbols"}}}}},
 		{Of: &v1.PublishRequest_Batch{Batch: &v1.Batch{Epoch: epoch, Seq: 1, Count: 1, Payload: payload}}},
-	} {
+	}
+	answers := 2 // Welcome, then the receipt
+	if only {
+		messages, answers = messages[:1], 1
+	}
+	for _, m := range messages {
 		if err := stream.Send(m); err != nil {
 			return err
 		}
 	}
-	for range 2 { // Welcome, then the receipt
+	for range answers {
 		if _, err := stream.Recv(); err != nil {
 			return err
 		}
@@ -185,13 +196,13 @@ func TestUpStartsADeadAgentAgain(t *testing.T) {
 }
 
 func TestUpEndsWhenTheAgentCannotRun(t *testing.T) {
-	for how, want := range map[string]int{"usage": 2, "no BTF": 1} {
+	for how, want := range map[string]int{"usage": 2, "no BTF": 1, "lockdown": 1} {
 		r := upHere(t, how)
 		select {
 		case code := <-r.done:
 			r.done <- code
 			last := r.errs.String()[strings.LastIndex(strings.TrimSpace(r.errs.String()), "\n")+1:]
-			if code != want || !strings.HasPrefix(last, "spile: the agent does not run: spile-agent: ") {
+			if code != want || !strings.HasPrefix(last, "spile: the agent does not run: spile-agent: ") || strings.Contains(r.errs.String(), "starting it again") {
 				t.Errorf("%s: exit %d, want %d: %s", how, code, want, r.errs)
 			}
 		case <-time.After(20 * time.Second):

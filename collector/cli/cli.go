@@ -92,11 +92,13 @@ func Root(w World, verbs ...*cobra.Command) *cobra.Command {
 			"  spile up --target exe=/usr/sbin/nginx  only nginx\n" +
 			"  spile calls -f --status 5xx            calls that failed, as they happen\n" +
 			"  spile endpoints -o json | jq .route    the inventory for programs",
+		Version:       w.Version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.SetVersionTemplate("spile {{.Version}}\n")
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help", Args: cobra.NoArgs})
 	root.AddCommand(verbs...)

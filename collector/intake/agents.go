@@ -154,7 +154,10 @@ func (s *Server) health(a *agent, h *v1.Health) {
 	a.seen = s.cfg.Now()
 	if proto.Size(h) > maxHealthBytes {
 		s.totals.OversizeHealth++
-		h = &v1.Health{Time: h.Time, Epoch: h.Epoch}
+		h = &v1.Health{Time: h.Time, Epoch: h.Epoch, Rungs: h.Rungs}
+		if proto.Size(h) > maxHealthBytes {
+			h.Rungs = nil
+		}
 	}
 	a.health = h
 	if h.GetTime().IsValid() {
