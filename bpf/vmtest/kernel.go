@@ -31,7 +31,7 @@ var metaPackages = map[string]string{
 	"6.1": "linux-image-cloud-amd64",
 }
 
-var dependsOnImage = regexp.MustCompile(`linux-image-[0-9][0-9.]*-[0-9]+-cloud-amd64`)
+var dependsOnImage = regexp.MustCompile(`linux-image-[0-9][0-9.]*[-+][a-z0-9]+-cloud-amd64`)
 
 // Fetch resolves the newest kernel of a series ("6.1") with the machine's own apt sources and unpacks it below dir.
 // Names are resolved at run time because old versions leave the archive.
@@ -44,9 +44,9 @@ func Fetch(ctx context.Context, series, dir string) (Kernel, error) {
 	if err != nil {
 		return Kernel{}, fmt.Errorf("resolve %s: %w: %s", meta, err, out)
 	}
-	pkg := dependsOnImage.FindString(string(out))
-	if pkg == "" {
-		return Kernel{}, fmt.Errorf("resolve %s: no kernel image among its dependencies; run apt-get update", meta)
+	pkg, err := imageOf(series, meta, string(out))
+	if err != nil {
+		return Kernel{}, err
 	}
 	version := strings.TrimPrefix(pkg, "linux-image-")
 	k := Kernel{Version: version, Image: filepath.Join(dir, pkg, "boot", "vmlinuz-"+version)}
@@ -73,4 +73,17 @@ func Fetch(ctx context.Context, series, dir string) (Kernel, error) {
 		return Kernel{}, fmt.Errorf("unpack %s: it holds no kernel image: %w", debs[0], err)
 	}
 	return k, nil
+}
+
+// imageOf finds the image that a meta package depends on. Each Debian release has its own kernel under the same meta package,
+// and a test of one kernel must not pass on another.
+func imageOf(series, meta, depends string) (string, error) {
+	pkg := dependsOnImage.FindString(depends)
+	if pkg == "" {
+		return "", fmt.Errorf("resolve %s: no kernel image among its dependencies; run apt-get update", meta)
+	}
+	if version := strings.TrimPrefix(pkg, "linux-image-"); !strings.HasPrefix(version, series+".") {
+		return "", fmt.Errorf("resolve %s: this machine's apt sources have kernel %s, not %s: add the sources of the Debian release that has it", meta, version, series)
+	}
+	return pkg, nil
 }

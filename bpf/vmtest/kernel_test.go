@@ -54,6 +54,21 @@ func TestKernels(t *testing.T) {
 	}
 }
 
+func TestTheKernelIsOfTheSeriesAskedFor(t *testing.T) {
+	for depends, want := range map[string]string{
+		"linux-image-cloud-amd64\n  Depends: linux-image-6.1.0-50-cloud-amd64\n":      "",
+		"linux-image-cloud-amd64\n  Depends: linux-image-6.12.57+deb13-cloud-amd64\n": "kernel 6.12.57+deb13-cloud-amd64, not 6.1:",
+		"linux-image-cloud-amd64\n  Depends: linux-image-6.12.0-1-cloud-amd64\n":      "kernel 6.12.0-1-cloud-amd64, not 6.1:",
+		"linux-image-cloud-amd64\n  Depends: linux-image-5.10.0-32-cloud-amd64\n":     "kernel 5.10.0-32-cloud-amd64, not 6.1:",
+		"linux-image-cloud-amd64\n": "no kernel image",
+	} {
+		pkg, err := imageOf("6.1", "linux-image-cloud-amd64", depends)
+		if want == "" && (err != nil || pkg != "linux-image-6.1.0-50-cloud-amd64") || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%q: %q, %v; want %q", depends, pkg, err, want)
+		}
+	}
+}
+
 func boot(t *testing.T, k Kernel) Result {
 	t.Helper()
 	root := NewInitramfs()
