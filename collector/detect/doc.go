@@ -18,6 +18,9 @@
 //
 //	created ─▶ 1 ─▶ count reaches 10, 100, 1,000, ... ─▶ severity or scope changes ─▶ closed one matches again
 //
+// Nothing closes a finding yet: that its calls stopped does not say that the weakness is gone. A finding stays open, last_seen
+// tells how old it is, and one that came back closed from Restore opens again at its next match.
+//
 // What is lost: findings beyond the detector's limit, and matches of a rule whose evaluation failed on a call. Counters has both.
 // Beyond 1,000 findings of one rule on one service the rest are one finding, with route "*". Detector state survives only through
 // Restore.
