@@ -36,19 +36,19 @@ func agentsVerb(w World) *cobra.Command {
 }
 
 func printAgents(w World, items []*v1.Agent) error {
-	t := NewTable(w, false, Column{Head: "NODE", Max: 32}, Column{Head: "STATE"}, Column{Head: "LAST SEEN"}, Column{Head: "CALLS", Right: true},
-		Column{Head: "REFUSED", Right: true}, Column{Head: "LOST", Right: true}, Column{Head: "CLOCK", Right: true}, Column{Head: "PROBES", Right: true},
-		Column{Head: "UNCOVERED", Right: true}, Column{Head: "VERSION"}, Column{Head: "KERNEL"})
+	t := newTable(w, false, column{head: "NODE", max: 32}, column{head: "STATE"}, column{head: "LAST SEEN"}, column{head: "CALLS", right: true},
+		column{head: "REFUSED", right: true}, column{head: "LOST", right: true}, column{head: "CLOCK", right: true}, column{head: "PROBES", right: true},
+		column{head: "UNCOVERED", right: true}, column{head: "VERSION"}, column{head: "KERNEL"})
 	now := w.Now()
 	for _, a := range items {
-		state := Cell{"connected", Green}
+		state := cell{"connected", green}
 		if !a.GetConnected() {
-			state = Cell{"away", Red}
+			state = cell{"away", red}
 		}
 		h := a.GetHealth()
-		if err := t.Add(Cell{a.GetNode(), Bold}, state, Text(ago(now, a.GetLastSeen())), Text(number(a.GetCalls())), Text(number(a.GetRefused())),
-			lostCell(h), skewCell(a.GetSkewSeconds()), Text(fmt.Sprintf("%d/%d", attached(h), len(h.GetProbes()))),
-			countCell(len(h.GetUncovered())), Text(orDash(h.GetVersion())), Text(orDash(h.GetKernel()))); err != nil {
+		if err := t.Add(cell{a.GetNode(), bold}, state, text(ago(now, a.GetLastSeen())), text(number(a.GetCalls())), text(number(a.GetRefused())),
+			lostCell(h), skewCell(a.GetSkewSeconds()), text(fmt.Sprintf("%d/%d", attached(h), len(h.GetProbes()))),
+			countCell(len(h.GetUncovered())), text(orDash(h.GetVersion())), text(orDash(h.GetKernel()))); err != nil {
 			return err
 		}
 	}
@@ -60,7 +60,7 @@ func printAgents(w World, items []*v1.Agent) error {
 
 // printTrouble says what agents cannot see, and why.
 func printTrouble(w World, items []*v1.Agent) error {
-	t := NewTable(w, false, Column{Head: "NODE", Max: 32}, Column{Head: "NOT SEEN", Max: 48}, Column{Head: "WHY"})
+	t := newTable(w, false, column{head: "NODE", max: 32}, column{head: "NOT SEEN", max: 48}, column{head: "WHY"})
 	n := 0
 	for _, a := range items {
 		for _, p := range a.GetHealth().GetProbes() {
@@ -68,13 +68,13 @@ func printTrouble(w World, items []*v1.Agent) error {
 				continue
 			}
 			n++
-			if err := t.Add(Text(a.GetNode()), Text(p.GetLibrary()+" "+p.GetPath()), Text(p.GetReason())); err != nil {
+			if err := t.Add(text(a.GetNode()), text(p.GetLibrary()+" "+p.GetPath()), text(p.GetReason())); err != nil {
 				return err
 			}
 		}
 		for _, u := range a.GetHealth().GetUncovered() {
 			n++
-			if err := t.Add(Text(a.GetNode()), Text(UncoveredName(u)), Text(u.GetReason())); err != nil {
+			if err := t.Add(text(a.GetNode()), text(uncoveredName(u)), text(u.GetReason())); err != nil {
 				return err
 			}
 		}
@@ -88,8 +88,8 @@ func printTrouble(w World, items []*v1.Agent) error {
 	return t.Flush()
 }
 
-// UncoveredName names a process whose TLS is not decoded.
-func UncoveredName(u *v1.Uncovered) string {
+// uncoveredName names a process whose TLS is not decoded.
+func uncoveredName(u *v1.Uncovered) string {
 	name := fmt.Sprintf("%s (pid %d)", orDash(u.GetProcess()), u.GetPid())
 	if u.GetTlsBytes() > 0 {
 		name += ", " + size(u.GetTlsBytes()) + " of TLS"
@@ -107,7 +107,7 @@ func attached(h *v1.Health) int {
 	return n
 }
 
-func lostCell(h *v1.Health) Cell {
+func lostCell(h *v1.Health) cell {
 	var lost uint64
 	for _, c := range h.GetCounts() {
 		if c.GetLost() {
@@ -115,28 +115,28 @@ func lostCell(h *v1.Health) Cell {
 		}
 	}
 	if lost > 0 {
-		return Cell{number(lost), Yellow}
+		return cell{number(lost), yellow}
 	}
-	return Text("0")
+	return text("0")
 }
 
-func skewCell(seconds float64) Cell {
-	c := Cell{Text: fmt.Sprintf("%+.1fs", seconds)}
+func skewCell(seconds float64) cell {
+	c := cell{text: fmt.Sprintf("%+.1fs", seconds)}
 	if math.Abs(seconds) > maxSkewSeconds {
-		c.Style = Red
+		c.style = red
 	}
 	return c
 }
 
-func countCell(n int) Cell {
+func countCell(n int) cell {
 	if n > 0 {
-		return Cell{number(uint64(n)), Yellow}
+		return cell{number(uint64(n)), yellow}
 	}
-	return Text("0")
+	return text("0")
 }
 
 // Rungs prints hook ladders with the rung in use: "socket=tp_btf uprobe=uprobe_multi".
-func Rungs(h *v1.Health) string {
+func rungs(h *v1.Health) string {
 	var parts []string
 	for _, ladder := range slices.Sorted(maps.Keys(h.GetRungs())) {
 		parts = append(parts, ladder+"="+h.GetRungs()[ladder])
@@ -144,8 +144,8 @@ func Rungs(h *v1.Health) string {
 	return orDash(strings.Join(parts, " "))
 }
 
-// Targets prints what is watched.
-func Targets(h *v1.Health) string {
+// targets prints what is watched.
+func targets(h *v1.Health) string {
 	if len(h.GetTargets()) == 0 {
 		return "everything"
 	}
@@ -172,11 +172,11 @@ func sinksVerb(w World) *cobra.Command {
 }
 
 func printSinks(w World, items []*v1.Sink) error {
-	t := NewTable(w, false, Column{Head: "SINK"}, Column{Head: "KIND"}, Column{Head: "FORMAT"}, Column{Head: "DELIVERED", Right: true},
-		Column{Head: "BACKLOG", Right: true}, Column{Head: "ERRORS", Right: true}, Column{Head: "LAST ERROR"})
+	t := newTable(w, false, column{head: "SINK"}, column{head: "KIND"}, column{head: "FORMAT"}, column{head: "DELIVERED", right: true},
+		column{head: "BACKLOG", right: true}, column{head: "ERRORS", right: true}, column{head: "LAST ERROR"})
 	for _, s := range items {
-		if err := t.Add(Cell{s.GetName(), Bold}, Text(s.GetKind()), Text(s.GetFormat()), Text(number(s.GetDelivered())),
-			Text(number(s.GetBacklog())), countCell(int(min(s.GetErrors(), math.MaxInt32))), Text(orDash(s.GetLastError()))); err != nil {
+		if err := t.Add(cell{s.GetName(), bold}, text(s.GetKind()), text(s.GetFormat()), text(number(s.GetDelivered())),
+			text(number(s.GetBacklog())), countCell(int(min(s.GetErrors(), math.MaxInt32))), text(orDash(s.GetLastError()))); err != nil {
 			return err
 		}
 	}

@@ -83,7 +83,7 @@ func (f *callsFlags) run(ctx context.Context, w World) error {
 	if err != nil {
 		return c.explain(ctx, err)
 	}
-	table := NewCallTable(w, f.follow)
+	table := newCallTable(w, f.follow)
 	for {
 		res, err := stream.Recv()
 		if err != nil {
@@ -204,36 +204,36 @@ func moment(flag, s string, now time.Time) (*timestamppb.Timestamp, error) {
 	return nil, Usage("%s %q: want a duration (5m, 2h) or a time (2006-01-02T15:04:05Z)", flag, s)
 }
 
-// CallTable prints calls, one line each.
-type CallTable struct{ table *Table }
+// callTable prints calls, one line each.
+type callTable struct{ table *table }
 
-// NewCallTable makes a table of calls; a live one prints each at once.
-func NewCallTable(w World, live bool) *CallTable {
-	return &CallTable{NewTable(w, live,
-		Column{Head: "TIME", Min: 12}, Column{Head: "SOURCE", Min: 10, Max: 20}, Column{Head: "SERVICE", Min: 16, Max: 32},
-		Column{Head: "METHOD", Min: 6, Max: 8}, Column{Head: "STATUS", Right: true}, Column{Head: "TOOK", Min: 6, Right: true},
-		Column{Head: "BYTES", Min: 6, Right: true}, Column{Head: "TLS", Min: 5, Max: 8}, Column{Head: "SEEN", Min: 6}, Column{Head: "ROUTE"})}
+// newCallTable makes a table of calls; a live one prints each at once.
+func newCallTable(w World, live bool) *callTable {
+	return &callTable{newTable(w, live,
+		column{head: "TIME", min: 12}, column{head: "SOURCE", min: 10, max: 20}, column{head: "SERVICE", min: 16, max: 32},
+		column{head: "METHOD", min: 6, max: 8}, column{head: "STATUS", right: true}, column{head: "TOOK", min: 6, right: true},
+		column{head: "BYTES", min: 6, right: true}, column{head: "TLS", min: 5, max: 8}, column{head: "SEEN", min: 6}, column{head: "ROUTE"})}
 }
 
 // Add prints one call.
-func (t *CallTable) Add(c *v1.Call) error {
-	status := Cell{"-", Faint}
+func (t *callTable) Add(c *v1.Call) error {
+	status := cell{"-", faint}
 	if s := c.GetStatusCode(); s != 0 {
-		status = Cell{strconv.Itoa(int(s)), statusStyle(s)}
+		status = cell{strconv.Itoa(int(s)), statusStyle(s)}
 	}
 	bytes := "-"
 	if c.GetResponse() != nil && c.GetResponse().Bytes != nil {
 		bytes = size(c.GetResponse().GetBytes())
 	}
 	return t.table.Add(
-		Cell{c.GetTime().AsTime().Local().Format("15:04:05.000"), Faint},
-		Text(peerName(c.GetSource())), Text(c.GetService()), Text(c.GetMethod()), status,
-		Text(duration(c)), Text(bytes), Text(tlsName(c)), Cell{observedName(c.GetObserved()), Faint},
-		Cell{cmp.Or(c.GetRoute(), c.GetPath()), Bold})
+		cell{c.GetTime().AsTime().Local().Format("15:04:05.000"), faint},
+		text(peerName(c.GetSource())), text(c.GetService()), text(c.GetMethod()), status,
+		text(duration(c)), text(bytes), text(tlsName(c)), cell{observedName(c.GetObserved()), faint},
+		cell{cmp.Or(c.GetRoute(), c.GetPath()), bold})
 }
 
 // Flush prints what waits.
-func (t *CallTable) Flush() error { return t.table.Flush() }
+func (t *callTable) Flush() error { return t.table.Flush() }
 
 func duration(c *v1.Call) string {
 	if c.GetDuration() == nil {
@@ -273,12 +273,12 @@ func observedName(o v1.Observed) string {
 	return strings.ToLower(strings.TrimPrefix(o.String(), "OBSERVED_"))
 }
 
-func statusStyle(s uint32) Style {
+func statusStyle(s uint32) style {
 	switch {
 	case s >= 500:
-		return Red
+		return red
 	case s >= 400:
-		return Yellow
+		return yellow
 	}
-	return Green
+	return green
 }

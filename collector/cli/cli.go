@@ -56,8 +56,8 @@ func (w World) Getenv(name string) string {
 	return ""
 }
 
-// Colour tells whether styles may be printed (https://no-color.org).
-func (w World) Colour() bool {
+// colour tells whether styles may be printed (https://no-color.org).
+func (w World) colour() bool {
 	return w.Terminal && w.Getenv("NO_COLOR") == "" && w.Getenv("TERM") != "dumb"
 }
 

@@ -52,7 +52,7 @@ func ReplayVerb(w World, replay func(ctx context.Context, files []string) (Repla
 		case calls && asJSON:
 			return printLines(w.Stdout, r.Calls...)
 		case calls:
-			t := NewCallTable(w, false)
+			t := newCallTable(w, false)
 			for _, c := range r.Calls {
 				if err := t.Add(c); err != nil {
 					return err
@@ -60,9 +60,9 @@ func ReplayVerb(w World, replay func(ctx context.Context, files []string) (Repla
 			}
 			return t.Flush()
 		case endpoints:
-			return printed(w, asJSON, r.Endpoints, PrintEndpoints)
+			return printed(w, asJSON, r.Endpoints, printEndpoints)
 		default:
-			return printed(w, asJSON, r.Findings, PrintFindings)
+			return printed(w, asJSON, r.Findings, printFindings)
 		}
 	})
 	return cmd

@@ -34,7 +34,7 @@ func findingsVerb(w World) *cobra.Command {
 				res, err := v1.NewFindingsClient(c).ListFindings(ctx, &v1.ListFindingsRequest{
 					Service: service, Rule: rule, PageSize: pageSize, PageToken: token})
 				return res.GetFindings(), res.GetNextPageToken(), err
-			}, func(items []*v1.Finding) error { return PrintFindings(w, items) })
+			}, func(items []*v1.Finding) error { return printFindings(w, items) })
 	})
 	return cmd
 }
@@ -53,7 +53,7 @@ func watchFindings(ctx context.Context, w World, at where, out output, req *v1.W
 	if err != nil {
 		return c.explain(ctx, err)
 	}
-	t := NewFindingTable(w, true)
+	t := newFindingTable(w, true)
 	for {
 		f, err := stream.Recv()
 		if err != nil {
@@ -70,22 +70,22 @@ func watchFindings(ctx context.Context, w World, at where, out output, req *v1.W
 	}
 }
 
-// FindingTable prints findings, one line each.
-type FindingTable struct {
-	table *Table
+// findingTable prints findings, one line each.
+type findingTable struct {
+	table *table
 	world World
 }
 
-// NewFindingTable makes a table of findings; a live one prints each at once.
-func NewFindingTable(w World, live bool) *FindingTable {
-	return &FindingTable{NewTable(w, live,
-		Column{Head: "SEVERITY", Min: 8}, Column{Head: "RULE", Min: 24, Max: 40}, Column{Head: "SERVICE", Min: 16, Max: 32},
-		Column{Head: "METHOD", Min: 6, Max: 8}, Column{Head: "ROUTE", Min: 20, Max: 48}, Column{Head: "COUNT", Right: true},
-		Column{Head: "LAST SEEN", Min: 9}, Column{Head: "WHAT"}), w}
+// newFindingTable makes a table of findings; a live one prints each at once.
+func newFindingTable(w World, live bool) *findingTable {
+	return &findingTable{newTable(w, live,
+		column{head: "SEVERITY", min: 8}, column{head: "RULE", min: 24, max: 40}, column{head: "SERVICE", min: 16, max: 32},
+		column{head: "METHOD", min: 6, max: 8}, column{head: "ROUTE", min: 20, max: 48}, column{head: "COUNT", right: true},
+		column{head: "LAST SEEN", min: 9}, column{head: "WHAT"}), w}
 }
 
 // Add prints one finding.
-func (t *FindingTable) Add(f *v1.Finding) error {
+func (t *findingTable) Add(f *v1.Finding) error {
 	severity := f.GetSeverity()
 	title := f.GetTitle()
 	if f.GetScope() != "" {
@@ -94,20 +94,20 @@ func (t *FindingTable) Add(f *v1.Finding) error {
 	if f.GetState() == "closed" {
 		title += " (closed)"
 	}
-	return t.table.Add(Cell{severity, SeverityStyle(severity)}, Text(f.GetRule()), Text(f.GetService()), Text(orDash(f.GetMethod())),
-		Cell{orDash(f.GetRoute()), Bold}, Text(number(f.GetCount())), Text(ago(t.world.Now(), f.GetLastSeen())), Text(title))
+	return t.table.Add(cell{severity, severityStyle(severity)}, text(f.GetRule()), text(f.GetService()), text(orDash(f.GetMethod())),
+		cell{orDash(f.GetRoute()), bold}, text(number(f.GetCount())), text(ago(t.world.Now(), f.GetLastSeen())), text(title))
 }
 
 // Flush prints what waits.
-func (t *FindingTable) Flush() error { return t.table.Flush() }
+func (t *findingTable) Flush() error { return t.table.Flush() }
 
-// PrintFindings prints a table of findings, gravest first.
-func PrintFindings(w World, items []*v1.Finding) error {
+// printFindings prints a table of findings, gravest first.
+func printFindings(w World, items []*v1.Finding) error {
 	items = slices.Clone(items)
 	slices.SortStableFunc(items, func(a, b *v1.Finding) int {
 		return cmp.Or(-cmp.Compare(grave(a.GetSeverity()), grave(b.GetSeverity())), b.GetLastSeen().AsTime().Compare(a.GetLastSeen().AsTime()))
 	})
-	t := NewFindingTable(w, false)
+	t := newFindingTable(w, false)
 	for _, f := range items {
 		if err := t.Add(f); err != nil {
 			return err
@@ -120,13 +120,13 @@ func grave(severity string) int {
 	return slices.Index([]string{"info", "low", "medium", "high", "critical"}, severity)
 }
 
-// SeverityStyle is how a severity looks.
-func SeverityStyle(severity string) Style {
+// severityStyle is how a severity looks.
+func severityStyle(severity string) style {
 	switch {
 	case grave(severity) >= grave("high"):
-		return Red
+		return red
 	case severity == "medium":
-		return Yellow
+		return yellow
 	}
-	return Plain
+	return plain
 }

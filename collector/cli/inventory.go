@@ -53,7 +53,7 @@ func endpointsVerb(w World) *cobra.Command {
 				res, err := v1.NewInventoryClient(c).ListEndpoints(ctx, &v1.ListEndpointsRequest{
 					Service: service, Candidates: all, PageSize: pageSize, PageToken: token})
 				return res.GetEndpoints(), res.GetNextPageToken(), err
-			}, func(items []*v1.Endpoint) error { return PrintEndpoints(w, items) })
+			}, func(items []*v1.Endpoint) error { return printEndpoints(w, items) })
 	})
 	return cmd
 }
@@ -85,40 +85,40 @@ func list[M proto.Message](ctx context.Context, w World, at where, out output, e
 }
 
 func printServices(w World, items []*v1.Service) error {
-	t := NewTable(w, false, Column{Head: "SERVICE", Max: 48}, Column{Head: "CALLS", Right: true}, Column{Head: "AS CLIENT", Right: true},
-		Column{Head: "ENDPOINTS", Right: true}, Column{Head: "PROTOCOLS"}, Column{Head: "LAST SEEN"}, Column{Head: "PROCESSES", Max: 32}, Column{Head: "DATA"})
+	t := newTable(w, false, column{head: "SERVICE", max: 48}, column{head: "CALLS", right: true}, column{head: "AS CLIENT", right: true},
+		column{head: "ENDPOINTS", right: true}, column{head: "PROTOCOLS"}, column{head: "LAST SEEN"}, column{head: "PROCESSES", max: 32}, column{head: "DATA"})
 	now := w.Now()
 	for _, s := range items {
-		if err := t.Add(Cell{s.GetName(), Bold}, Text(number(s.GetCalls())), Text(number(s.GetClientCalls())), Text(number(uint64(s.GetEndpoints()))),
-			Text(strings.Join(s.GetProtocols(), " ")), Text(ago(now, s.GetLastSeen())), Text(orDash(strings.Join(s.GetProcesses(), " "))),
-			Cell{orDash(strings.Join(s.GetDataClasses(), " ")), dataStyle(s.GetDataClasses())}); err != nil {
+		if err := t.Add(cell{s.GetName(), bold}, text(number(s.GetCalls())), text(number(s.GetClientCalls())), text(number(uint64(s.GetEndpoints()))),
+			text(strings.Join(s.GetProtocols(), " ")), text(ago(now, s.GetLastSeen())), text(orDash(strings.Join(s.GetProcesses(), " "))),
+			cell{orDash(strings.Join(s.GetDataClasses(), " ")), dataStyle(s.GetDataClasses())}); err != nil {
 			return err
 		}
 	}
 	return t.Flush()
 }
 
-// PrintEndpoints prints a table of endpoints.
-func PrintEndpoints(w World, items []*v1.Endpoint) error {
-	t := NewTable(w, false, Column{Head: "SERVICE", Max: 40}, Column{Head: "METHOD"}, Column{Head: "ROUTE", Max: 64}, Column{Head: "CALLS", Right: true},
-		Column{Head: "STATUS", Max: 32}, Column{Head: "AUTH", Max: 32}, Column{Head: "DATA", Max: 24}, Column{Head: "STATE"}, Column{Head: "CALLERS"})
+// printEndpoints prints a table of endpoints.
+func printEndpoints(w World, items []*v1.Endpoint) error {
+	t := newTable(w, false, column{head: "SERVICE", max: 40}, column{head: "METHOD"}, column{head: "ROUTE", max: 64}, column{head: "CALLS", right: true},
+		column{head: "STATUS", max: 32}, column{head: "AUTH", max: 32}, column{head: "DATA", max: 24}, column{head: "STATE"}, column{head: "CALLERS"})
 	for _, e := range items {
 		calls := number(e.GetCalls())
 		if e.GetClientCalls() > 0 {
 			calls += "+" + number(e.GetClientCalls())
 		}
-		if err := t.Add(Text(e.GetService()), Text(e.GetMethod()), Cell{e.GetRoute(), Bold}, Text(calls), Text(tally(e.GetStatuses())),
-			Text(orDash(tally(e.GetAuth()))), Cell{orDash(strings.Join(e.GetDataClasses(), " ")), dataStyle(e.GetDataClasses())},
-			Cell{e.GetState(), Faint}, Text(orDash(strings.Join(e.GetCallers(), " ")))); err != nil {
+		if err := t.Add(text(e.GetService()), text(e.GetMethod()), cell{e.GetRoute(), bold}, text(calls), text(tally(e.GetStatuses())),
+			text(orDash(tally(e.GetAuth()))), cell{orDash(strings.Join(e.GetDataClasses(), " ")), dataStyle(e.GetDataClasses())},
+			cell{e.GetState(), faint}, text(orDash(strings.Join(e.GetCallers(), " ")))); err != nil {
 			return err
 		}
 	}
 	return t.Flush()
 }
 
-func dataStyle(classes []string) Style {
+func dataStyle(classes []string) style {
 	if len(classes) > 0 {
-		return Yellow
+		return yellow
 	}
-	return Faint
+	return faint
 }

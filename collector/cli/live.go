@@ -21,11 +21,11 @@ const (
 	maxTold    = 10_000
 )
 
-// Live prints what the collector in the data directory sees, as it happens: what is watched, what is not covered and why,
+// live prints what the collector in the data directory sees, as it happens: what is watched, what is not covered and why,
 // findings, and calls up to a rate that can be read. It ends with ctx, or with an error when Stdout is gone.
-type Live struct {
+type live struct {
 	world World
-	calls *CallTable
+	calls *callTable
 	// told are the things that are said once.
 	told    map[string]bool
 	second  time.Time
@@ -43,7 +43,7 @@ func Watch(ctx context.Context, w World, socket string) error {
 	defer c.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	l := &Live{world: w, calls: NewCallTable(w, true), told: map[string]bool{}}
+	l := &live{world: w, calls: newCallTable(w, true), told: map[string]bool{}}
 	events, failed := make(chan any, liveBuffer), make(chan error, 3)
 	go func() { failed <- followCalls(ctx, c, w.Now(), events) }()
 	go func() { failed <- followFindings(ctx, c, events) }()
@@ -143,7 +143,7 @@ func ended(err error) error {
 	return err
 }
 
-func (l *Live) show(e any) error {
+func (l *live) show(e any) error {
 	switch e := e.(type) {
 	case *v1.Call:
 		return l.call(e)
@@ -157,7 +157,7 @@ func (l *Live) show(e any) error {
 	return nil
 }
 
-func (l *Live) call(c *v1.Call) error {
+func (l *live) call(c *v1.Call) error {
 	if now := l.world.Now(); now.Sub(l.second) >= time.Second {
 		l.second, l.shown = now, 0
 	}
@@ -170,17 +170,17 @@ func (l *Live) call(c *v1.Call) error {
 }
 
 // summary says how many calls were not shown one by one.
-func (l *Live) summary() error {
+func (l *live) summary() error {
 	if l.skipped == 0 {
 		return nil
 	}
 	n := l.skipped
 	l.skipped = 0
-	return l.note(Faint, "… %s more (spile calls shows all)", plural(n, "call"))
+	return l.note(faint, "… %s more (spile calls shows all)", plural(n, "call"))
 }
 
 // finding tells a finding when it is new and when its severity changes.
-func (l *Live) finding(f *v1.Finding) error {
+func (l *live) finding(f *v1.Finding) error {
 	key := "finding " + f.GetId() + " " + f.GetSeverity() + " " + f.GetState()
 	if !l.first(key) {
 		return nil
@@ -189,18 +189,18 @@ func (l *Live) finding(f *v1.Finding) error {
 	if f.GetScope() != "" {
 		scope = ", " + f.GetScope()
 	}
-	return l.note(SeverityStyle(f.GetSeverity()), "finding (%s%s) %s: %s: %s %s %s", f.GetSeverity(), scope, f.GetRule(), f.GetTitle(),
+	return l.note(severityStyle(f.GetSeverity()), "finding (%s%s) %s: %s: %s %s %s", f.GetSeverity(), scope, f.GetRule(), f.GetTitle(),
 		f.GetService(), f.GetMethod(), f.GetRoute())
 }
 
 // agent tells, once each, what is watched and with which hooks, and what is not covered and why.
-func (l *Live) agent(a *v1.Agent) error {
+func (l *live) agent(a *v1.Agent) error {
 	h := a.GetHealth()
 	// Before it watches, an agent has no hooks to name.
 	if len(h.GetRungs()) == 0 {
 		return nil
 	}
-	lines := []string{"watching " + Targets(h) + " on " + a.GetNode() + " (hooks: " + Rungs(h) + ")"}
+	lines := []string{"watching " + targets(h) + " on " + a.GetNode() + " (hooks: " + rungs(h) + ")"}
 	for _, p := range h.GetProbes() {
 		if p.GetReason() != "" {
 			lines = append(lines, "not seen: "+p.GetLibrary()+" "+p.GetPath()+": "+p.GetReason())
@@ -208,14 +208,14 @@ func (l *Live) agent(a *v1.Agent) error {
 	}
 	for _, u := range h.GetUncovered() {
 		// Without its bytes, which change.
-		name := UncoveredName(&v1.Uncovered{Pid: u.GetPid(), Process: u.GetProcess()})
+		name := uncoveredName(&v1.Uncovered{Pid: u.GetPid(), Process: u.GetProcess()})
 		lines = append(lines, "not seen: TLS of "+name+": "+u.GetReason())
 	}
 	for _, text := range lines {
 		if !l.first(text) {
 			continue
 		}
-		if err := l.note(Faint, "%s", text); err != nil {
+		if err := l.note(faint, "%s", text); err != nil {
 			return err
 		}
 	}
@@ -223,7 +223,7 @@ func (l *Live) agent(a *v1.Agent) error {
 }
 
 // first tells whether a thing was not said before. What was said is forgotten rather than held without bound.
-func (l *Live) first(key string) bool {
+func (l *live) first(key string) bool {
 	if l.told[key] {
 		return false
 	}
@@ -234,9 +234,9 @@ func (l *Live) first(key string) bool {
 	return true
 }
 
-func (l *Live) note(style Style, format string, args ...any) error {
+func (l *live) note(style style, format string, args ...any) error {
 	text := "# " + Clean(fmt.Sprintf(format, args...))
-	if l.world.Colour() && style != Plain {
+	if l.world.colour() && style != plain {
 		text = string(style) + text + reset
 	}
 	_, err := fmt.Fprintln(l.world.Stdout, text)

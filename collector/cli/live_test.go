@@ -16,7 +16,7 @@ func TestLiveShowsWhatCanBeRead(t *testing.T) {
 	var out bytes.Buffer
 	now := time.Date(2026, 11, 21, 10, 0, 0, 0, time.UTC)
 	w := World{Stdout: &out, Now: func() time.Time { return now }}
-	l := &Live{world: w, calls: NewCallTable(w, true), told: map[string]bool{}}
+	l := &live{world: w, calls: newCallTable(w, true), told: map[string]bool{}}
 	flood := func(n int) {
 		for range n {
 			if err := l.show(&v1.Call{Time: timestamppb.New(now), Method: "GET", Route: "/a", StatusCode: 200}); err != nil {
@@ -52,7 +52,7 @@ func TestLiveShowsWhatCanBeRead(t *testing.T) {
 func TestLiveTellsEachThingOnce(t *testing.T) {
 	var out bytes.Buffer
 	w := World{Stdout: &out, Now: time.Now}
-	l := &Live{world: w, calls: NewCallTable(w, true), told: map[string]bool{}}
+	l := &live{world: w, calls: newCallTable(w, true), told: map[string]bool{}}
 	for i := range 5 {
 		for _, e := range []any{
 			&v1.Agent{Node: "n"}, // connected, no report yet

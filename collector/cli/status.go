@@ -82,8 +82,8 @@ func printStatus(w World, name string, st *v1.GetStatusResponse, agents []*v1.Ag
 		row("", "")
 		row("agent "+a.GetNode(), "%s, last seen %s, %s, clock %+.1fs%s", state, ago(now, a.GetLastSeen()),
 			plural(a.GetCalls(), "call"), a.GetSkewSeconds(), skewNote(a.GetSkewSeconds()))
-		row("  watching", "%s", Targets(h))
-		row("  hooks", "%s", Rungs(h))
+		row("  watching", "%s", targets(h))
+		row("  hooks", "%s", rungs(h))
 		row("  probes", "%d of %d attached", attached(h), len(h.GetProbes()))
 		for _, line := range stages(h.GetCounts()) {
 			row("  "+line.stage, "%s", line.text)

@@ -7,67 +7,67 @@ import (
 	"unicode/utf8"
 )
 
-// Style is how a cell looks where colours are allowed.
-type Style string
+// style is how a cell looks where colours are allowed.
+type style string
 
 const (
-	Plain  Style = ""
-	Faint  Style = "\x1b[2m"
-	Bold   Style = "\x1b[1m"
-	Red    Style = "\x1b[31m"
-	Yellow Style = "\x1b[33m"
-	Green  Style = "\x1b[32m"
+	plain  style = ""
+	faint  style = "\x1b[2m"
+	bold   style = "\x1b[1m"
+	red    style = "\x1b[31m"
+	yellow style = "\x1b[33m"
+	green  style = "\x1b[32m"
 	reset        = "\x1b[0m"
 )
 
-// Cell is one value of a row.
-type Cell struct {
-	Text  string
-	Style Style
+// cell is one value of a row.
+type cell struct {
+	text  string
+	style style
 }
 
-// Text makes a cell without style.
-func Text(s string) Cell { return Cell{Text: s} }
+// text makes a cell without style.
+func text(s string) cell { return cell{text: s} }
 
-// Column is one column: its head, how wide it begins, how wide it may grow on a terminal, and its side.
-type Column struct {
-	Head     string
-	Min, Max int
-	Right    bool
+// column is one column: its head, how wide it begins, how wide it may grow on a terminal, and its side.
+type column struct {
+	head     string
+	min, max int
+	right    bool
 }
 
-// Table aligns rows. A live table prints each row at once and widens its columns as wider values come; another one
-// prints at Flush, aligned over all rows. On a terminal cells are cut at Max and lines at the terminal's width;
+// table aligns rows. A live table prints each row at once and widens its columns as wider values come; another one
+// prints at Flush, aligned over all rows. On a terminal cells are cut at max and lines at the terminal's width;
 // elsewhere nothing is cut, because a program may read it.
-type Table struct {
+type table struct {
 	out     *bufio.Writer
-	columns []Column
+	columns []column
 	widths  []int
 	live    bool
 	headed  bool
 	colour  bool
 	cut     bool
 	width   int
-	rows    [][]Cell
+	rows    [][]cell
 }
 
-// NewTable makes a table that prints to w.Stdout.
-func NewTable(w World, live bool, columns ...Column) *Table {
-	t := &Table{out: bufio.NewWriter(w.Stdout), columns: columns, live: live, colour: w.Colour(), cut: w.Terminal, width: w.Width}
+// newTable makes a table that prints to w.Stdout.
+func newTable(w World, live bool, columns ...column) *table {
+	t := &table{out: bufio.NewWriter(w.Stdout), columns: columns, live: live, colour: w.colour(), cut: w.Terminal, width: w.Width}
 	for _, c := range columns {
-		t.widths = append(t.widths, max(c.Min, utf8.RuneCountInString(c.Head)))
+		t.widths = append(t.widths, max(c.min, utf8.RuneCountInString(c.head)))
 	}
 	return t
 }
 
 // Add takes one row; it has as many cells as there are columns.
-func (t *Table) Add(cells ...Cell) error {
-	row := make([]Cell, len(t.columns))
+func (t *table) Add(cells ...cell) error {
+	row := make([]cell, len(t.columns))
 	for i := range row {
 		if i < len(cells) {
-			row[i] = Cell{t.shorten(Clean(cells[i].Text), t.columns[i].Max), cells[i].Style}
+			row[i] = cell{t.shorten(Clean(cells[i].text), t.columns[i].max), cells[i].style}
 		}
-		t.widths[i] = max(t.widths[i], t.grown(i, row[i].Text))
+		t.widths[i] = max(t.widths[i], t.grown(i, row[i].text))
 	}
 	if !t.live {
 		t.rows = append(t.rows, row)
@@ -79,16 +79,16 @@ func (t *Table) Add(cells ...Cell) error {
 }
 
 // grown is how wide the column becomes for a text. A live column does not follow a single overlong value.
-func (t *Table) grown(i int, text string) int {
+func (t *table) grown(i int, text string) int {
 	n := utf8.RuneCountInString(text)
-	if limit := t.columns[i].Max; limit > 0 && n > limit && t.live {
+	if limit := t.columns[i].max; limit > 0 && n > limit && t.live {
 		return limit
 	}
 	return n
 }
 
 // Flush prints the rows that wait, with the head even where there is none.
-func (t *Table) Flush() error {
+func (t *table) Flush() error {
 	t.head()
 	for _, row := range t.rows {
 		t.print(row)
@@ -97,23 +97,23 @@ func (t *Table) Flush() error {
 	return t.out.Flush()
 }
 
-func (t *Table) head() {
+func (t *table) head() {
 	if t.headed {
 		return
 	}
 	t.headed = true
-	row := make([]Cell, len(t.columns))
+	row := make([]cell, len(t.columns))
 	for i, c := range t.columns {
-		row[i] = Cell{c.Head, Faint}
+		row[i] = cell{c.head, faint}
 	}
 	t.print(row)
 }
 
 // print writes one line. Errors stay in the buffered writer until Flush tells them.
-func (t *Table) print(row []Cell) {
+func (t *table) print(row []cell) {
 	left := t.width
 	for i, cell := range row {
-		text, last := cell.Text, i == len(row)-1
+		text, last := cell.text, i == len(row)-1
 		n := utf8.RuneCountInString(text)
 		pad := max(0, t.widths[i]-n)
 		if t.cut && t.width > 0 {
@@ -123,17 +123,17 @@ func (t *Table) print(row []Cell) {
 			text = t.shorten(text, left)
 			left -= t.widths[i] + 2
 		}
-		if t.columns[i].Right {
+		if t.columns[i].right {
 			io.WriteString(t.out, strings.Repeat(" ", pad))
 		}
-		if t.colour && cell.Style != Plain {
-			text = string(cell.Style) + text + reset
+		if t.colour && cell.style != plain {
+			text = string(cell.style) + text + reset
 		}
 		io.WriteString(t.out, text)
 		if last {
 			break
 		}
-		if !t.columns[i].Right {
+		if !t.columns[i].right {
 			io.WriteString(t.out, strings.Repeat(" ", pad))
 		}
 		io.WriteString(t.out, "  ")
@@ -141,7 +141,7 @@ func (t *Table) print(row []Cell) {
 	t.out.WriteByte('\n')
 }
 
-func (t *Table) shorten(s string, limit int) string {
+func (t *table) shorten(s string, limit int) string {
 	if !t.cut || limit <= 0 || utf8.RuneCountInString(s) <= limit {
 		return s
 	}

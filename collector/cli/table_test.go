@@ -10,14 +10,14 @@ import (
 	"unicode/utf8"
 )
 
-func columns() []Column {
-	return []Column{{Head: "NAME", Max: 8}, {Head: "N", Right: true}, {Head: "WHAT"}}
+func columns() []column {
+	return []column{{head: "NAME", max: 8}, {head: "N", right: true}, {head: "WHAT"}}
 }
 
 func TestTableAligns(t *testing.T) {
 	var out bytes.Buffer
-	tab := NewTable(World{Stdout: &out}, false, columns()...)
-	for _, row := range [][]Cell{{Text("a"), Text("1"), Text("x")}, {Text("longer than eight"), Text("1000"), Text("y\x1b[1m")}, {Text("é"), Text("22"), Text("")}} {
+	tab := newTable(World{Stdout: &out}, false, columns()...)
+	for _, row := range [][]cell{{text("a"), text("1"), text("x")}, {text("longer than eight"), text("1000"), text("y\x1b[1m")}, {text("é"), text("22"), text("")}} {
 		if err := tab.Add(row...); err != nil {
 			t.Fatal(err)
 		}
@@ -38,24 +38,24 @@ func TestTableAligns(t *testing.T) {
 func TestTableOnATerminal(t *testing.T) {
 	var out bytes.Buffer
 	w := World{Stdout: &out, Terminal: true, Width: 20, Env: []string{"TERM=xterm"}}
-	tab := NewTable(w, true, columns()...)
+	tab := newTable(w, true, columns()...)
 	for _, name := range []string{"ab", "longer than eight"} {
-		if err := tab.Add(Cell{name, Red}, Text("7"), Text("a long text that does not fit")); err != nil {
+		if err := tab.Add(cell{name, red}, text("7"), text("a long text that does not fit")); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for l := range strings.Lines(out.String()) {
-		plain := strings.NewReplacer(string(Red), "", string(Faint), "", reset, "", "\n", "").Replace(l)
+		plain := strings.NewReplacer(string(red), "", string(faint), "", reset, "", "\n", "").Replace(l)
 		if n := utf8.RuneCountInString(plain); n > 20 {
 			t.Errorf("%d columns: %q", n, plain)
 		}
 	}
-	if !strings.Contains(out.String(), string(Red)+"longer …"+reset) {
+	if !strings.Contains(out.String(), string(red)+"longer …"+reset) {
 		t.Errorf("colour and cut: %q", out.String())
 	}
 	for _, env := range []string{"NO_COLOR=1", "TERM=dumb"} {
 		w.Env = []string{env}
-		if w.Colour() {
+		if w.colour() {
 			t.Errorf("%s: colours", env)
 		}
 	}
@@ -72,10 +72,10 @@ func (f *faulty) Write(p []byte) (int, error) {
 }
 
 func TestTableTellsThatItCannotBeWritten(t *testing.T) {
-	tab := NewTable(World{Stdout: &faulty{left: 40}}, true, columns()...)
+	tab := newTable(World{Stdout: &faulty{left: 40}}, true, columns()...)
 	var err error
 	for range 10 {
-		if err = tab.Add(Text("a"), Text("1"), Text("x")); err != nil {
+		if err = tab.Add(text("a"), text("1"), text("x")); err != nil {
 			break
 		}
 	}
