@@ -57,14 +57,20 @@ static __noinline int bind(struct tls_call *call, __u64 pid_tgid, struct sock *s
 	return 0;
 }
 
-/* The TLS call of this thread uses a socket outside the selection. */
-static __always_inline void refuse(struct tls_call *call, __u64 pid_tgid)
+/* The TLS call of this thread uses a socket outside the selection: nothing more of it is read. */
+static __noinline int refuse(struct tls_call *call, __u64 pid_tgid, struct sock *sk)
 {
 	struct tls_key key = {.ssl = call->ssl, .tgid = pid_tgid >> 32};
 	struct tls_stream *t = stream_of(&key);
 
-	if (t && !t->sk)
+	if (t && t->sk && t->sk != (__u64)sk) { /* it had one inside: that stream has ended */
+		emit_close(&t->plain);
+		bpf_map_delete_elem(&tls_streams, &key);
+		t = stream_of(&key);
+	}
+	if (t)
 		t->refused = 1;
+	return 0;
 }
 
 static __always_inline void count_uncovered(struct conn *c, __u32 tgid, __u64 n)
@@ -80,12 +86,17 @@ static __always_inline void count_uncovered(struct conn *c, __u32 tgid, __u64 n)
 }
 
 /* Ciphertext: explained by a TLS call, or by none. */
-static __always_inline void tls_bytes(struct conn *c, struct tls_call *call, __u64 pid_tgid, struct sock *sk, __u32 n)
+static __always_inline void tls_bytes(struct conn *c, struct tls_call *call, __u64 pid_tgid, struct sock *sk,
+				      const struct io *io)
 {
+	__u32 n = io->length;
+
 	count(COUNT_TLS_BYTES, n);
 	if (call) {
 		if (call->kind != CALL_HANDSHAKE)
 			c->covered = 1;
+		if (call->kind == CALL_WRITE && io->direction == DIRECTION_EGRESS)
+			call->sent = 1;
 		bind(call, pid_tgid, sk, c);
 	} else if (!c->covered) { /* a server that buffers what it writes sends outside the calls */
 		count_uncovered(c, pid_tgid >> 32, n);

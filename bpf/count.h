@@ -31,11 +31,14 @@ enum count {
 	LOST_CALLS_FULL,          /* TLS calls of threads without room in the call table */
 	LOST_CALLS_NESTED,        /* TLS calls nested deeper than is kept */
 	LOST_CALLS_ABANDONED,     /* TLS calls that a longjmp or a fiber ended, or hid */
+	LOST_CALLS_KILLED,        /* TLS writes that had sent when their thread ended: a call, its bytes unknown */
 	LOST_ORPHAN_RETURNS,      /* returns of TLS calls whose entry was not kept */
 	LOST_UNCOVERED_FULL,      /* processes without room in the table of uncovered bytes */
 	LOST_PIDS_FULL,           /* children of a selected process without room in the table of processes */
 	LOST_USER_FAULTS,         /* reads of user memory that failed */
 	LOST_USER_FAULT_BYTES,
+	LOST_RETURNS,             /* returns of socket calls that a kretprobe missed: bytes without a buffer */
+	LOST_FRAMES,              /* times the frames of an HTTP/2 client were lost: requests since then show by the next id */
 	LOST_TRUNCATED_BYTES,     /* beyond the cap of a call */
 	LOST_UNSEEN_BYTES,        /* moved by a way that shows no buffer */
 	COUNT_MAX,

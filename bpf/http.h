@@ -25,13 +25,19 @@ union head {
 
 #define METHOD(s) (STARTS(s) && is_target(head->byte[sizeof(s) - 1]))
 
-/* Whether a message begins here: a request line, a status line or the preface of HTTP/2 (RFC 9113 section 3.4). */
+/* Whether an HTTP/2 client begins here (RFC 9113 section 3.4). */
+static __always_inline bool is_preface(const union head *head)
+{
+	return head->word[0] == WORD("PRI * HT");
+}
+
+/* Whether a message of HTTP/1 begins here: a request line or a status line. */
 static __noinline bool is_http_head(const union head *head)
 {
 	__u64 first = head->word[0];
 
 	return STARTS("HTTP/1.") || METHOD("GET ") || METHOD("POST ") || METHOD("PUT ") || METHOD("DELETE ") ||
-	       METHOD("HEAD ") || METHOD("PATCH ") || METHOD("OPTIONS ") || STARTS("CONNECT ") || STARTS("PRI * HT") ||
+	       METHOD("HEAD ") || METHOD("PATCH ") || METHOD("OPTIONS ") || STARTS("CONNECT ") ||
 	       METHOD("TRACE ") || METHOD("QUERY ") || METHOD("COPY ") || METHOD("MOVE ") || METHOD("LOCK ") ||
 	       METHOD("UNLOCK ") || METHOD("MKCOL ") || METHOD("PURGE ") || METHOD("REPORT ") || METHOD("SEARCH ") ||
 	       STARTS("PROPFIND") || STARTS("PROPPATC");

@@ -80,6 +80,25 @@ int process_fork(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+/* What this thread was in the middle of is told by nobody else. */
+static __always_inline void end_calls(__u64 pid_tgid)
+{
+	struct tls_calls *calls = bpf_map_lookup_elem(&tls_calls, &pid_tgid);
+
+	for (__u64 i = 0; calls && i < MAX_CALLS; i++) {
+		struct tls_call *call = call_at(calls, i);
+
+		if (i < calls->depth && call->kind == CALL_WRITE && call->sent)
+			count(LOST_CALLS_KILLED, 1);
+	}
+	if (calls)
+		bpf_map_delete_elem(&tls_calls, &pid_tgid);
+	if (bpf_map_lookup_elem(&pendings, &pid_tgid)) {
+		bpf_map_delete_elem(&pendings, &pid_tgid);
+		count(LOST_RETURNS, 1);
+	}
+}
+
 SEC("raw_tp/sched_process_exit")
 int process_exit(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -87,7 +106,7 @@ int process_exit(struct bpf_raw_tracepoint_args *ctx)
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	__u32 tgid = pid_tgid >> 32;
 
-	bpf_map_delete_elem(&tls_calls, &pid_tgid);
+	end_calls(pid_tgid);
 	if (BPF_CORE_READ(task, signal, live.counter) > 0) /* other threads live on */
 		return 0;
 	emit_process(task, EVENT_EXIT);

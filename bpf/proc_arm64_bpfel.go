@@ -37,6 +37,17 @@ type procConn struct {
 		Flags      uint8
 		Muted      uint8
 		Pad        [5]uint8
+		Frames     struct {
+			_         structs.HostLayout
+			Left      uint32
+			Last      uint32
+			Opened    uint32
+			Head      [24]uint8
+			Have      uint8
+			State     uint8
+			Direction uint8
+			Missed    uint8
+		}
 	}
 	Tls          procTlsKey
 	Uncovered    uint64
@@ -78,14 +89,17 @@ const (
 	procCountLOST_CALLS_FULL          procCount = 21
 	procCountLOST_CALLS_NESTED        procCount = 22
 	procCountLOST_CALLS_ABANDONED     procCount = 23
-	procCountLOST_ORPHAN_RETURNS      procCount = 24
-	procCountLOST_UNCOVERED_FULL      procCount = 25
-	procCountLOST_PIDS_FULL           procCount = 26
-	procCountLOST_USER_FAULTS         procCount = 27
-	procCountLOST_USER_FAULT_BYTES    procCount = 28
-	procCountLOST_TRUNCATED_BYTES     procCount = 29
-	procCountLOST_UNSEEN_BYTES        procCount = 30
-	procCountCOUNT_MAX                procCount = 31
+	procCountLOST_CALLS_KILLED        procCount = 24
+	procCountLOST_ORPHAN_RETURNS      procCount = 25
+	procCountLOST_UNCOVERED_FULL      procCount = 26
+	procCountLOST_PIDS_FULL           procCount = 27
+	procCountLOST_USER_FAULTS         procCount = 28
+	procCountLOST_USER_FAULT_BYTES    procCount = 29
+	procCountLOST_RETURNS             procCount = 30
+	procCountLOST_FRAMES              procCount = 31
+	procCountLOST_TRUNCATED_BYTES     procCount = 32
+	procCountLOST_UNSEEN_BYTES        procCount = 33
+	procCountCOUNT_MAX                procCount = 34
 )
 
 type procEvent struct {
@@ -123,6 +137,12 @@ type procFileId struct {
 	Ino uint64
 }
 
+type procPending struct {
+	_    structs.HostLayout
+	Sk   uint64
+	Time uint64
+}
+
 type procProcess struct {
 	_      structs.HostLayout
 	Start  uint64
@@ -144,7 +164,8 @@ type procTlsCalls struct {
 		Done uint64
 		Time uint64
 		Sp   uint64
-		Kind uint64
+		Kind uint32
+		Sent uint32
 	}
 }
 
@@ -179,6 +200,17 @@ type procTlsStream struct {
 		Flags      uint8
 		Muted      uint8
 		Pad        [5]uint8
+		Frames     struct {
+			_         structs.HostLayout
+			Left      uint32
+			Last      uint32
+			Opened    uint32
+			Head      [24]uint8
+			Have      uint8
+			State     uint8
+			Direction uint8
+			Missed    uint8
+		}
 	}
 	Sk        uint64
 	Handshake uint8
@@ -195,6 +227,7 @@ const (
 	procMapCounts         = "counts"
 	procMapDataRing       = "data_ring"
 	procMapMutes          = "mutes"
+	procMapPendings       = "pendings"
 	procMapSelectCgroup   = "select_cgroup"
 	procMapSelectExe      = "select_exe"
 	procMapSelectNetns    = "select_netns"
@@ -274,6 +307,7 @@ type procMapSpecs struct {
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
 	DataRing     *ebpf.MapSpec `ebpf:"data_ring"`
 	Mutes        *ebpf.MapSpec `ebpf:"mutes"`
+	Pendings     *ebpf.MapSpec `ebpf:"pendings"`
 	SelectCgroup *ebpf.MapSpec `ebpf:"select_cgroup"`
 	SelectExe    *ebpf.MapSpec `ebpf:"select_exe"`
 	SelectNetns  *ebpf.MapSpec `ebpf:"select_netns"`
@@ -323,6 +357,7 @@ type procMaps struct {
 	Counts       *ebpf.Map `ebpf:"counts"`
 	DataRing     *ebpf.Map `ebpf:"data_ring"`
 	Mutes        *ebpf.Map `ebpf:"mutes"`
+	Pendings     *ebpf.Map `ebpf:"pendings"`
 	SelectCgroup *ebpf.Map `ebpf:"select_cgroup"`
 	SelectExe    *ebpf.Map `ebpf:"select_exe"`
 	SelectNetns  *ebpf.Map `ebpf:"select_netns"`
@@ -341,6 +376,7 @@ func (m *procMaps) Close() error {
 		m.Counts,
 		m.DataRing,
 		m.Mutes,
+		m.Pendings,
 		m.SelectCgroup,
 		m.SelectExe,
 		m.SelectNetns,

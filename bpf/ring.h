@@ -22,7 +22,31 @@ struct io {
 	__u8 direction;
 	__u8 flags;    /* enum event_flags of the first piece */
 	__u8 pad[2];
+	__u32 heads;   /* of messages that begin in these bytes; the first piece tells */
+	__u32 pad2;
 };
+
+/* Where one stands in the bytes of a call. */
+struct cursor {
+	__u64 base; /* of what is left of the current buffer */
+	__u64 len;
+	__u64 next; /* iovec */
+	__u32 left; /* of the call */
+	__u32 cap;  /* that may still be read */
+};
+
+/* Goes to the next iovec. False where none is left, or it cannot be read. */
+static __always_inline bool read_buffer(const struct io *io, struct cursor *at)
+{
+	struct iovec iov;
+
+	if (at->next >= io->iovs || bpf_probe_read_user(&iov, sizeof(iov), (void *)(io->buf + at->next * sizeof(iov))))
+		return false;
+	at->next++;
+	at->base = iov.base;
+	at->len = iov.len;
+	return true;
+}
 
 struct event_64 { struct event e; __u8 data[64]; };
 struct event_256 { struct event e; __u8 data[256]; };
@@ -95,8 +119,7 @@ static __noinline int emit_piece(struct stream *s, struct io *io, __u64 base, __
 		flags |= FLAG_TRUNCATED;
 		count(LOST_TRUNCATED_BYTES, length - n);
 	}
-	if (flags & FLAG_HEAD)
-		s->heads[d]++;
+	s->heads[d] += io->heads;
 	if (n <= 64)
 		FILL(event_64, 64);
 	else if (n <= 256)
@@ -110,8 +133,7 @@ static __noinline int emit_piece(struct stream *s, struct io *io, __u64 base, __
 	if (!e) {
 		count(LOST_RING_FULL, 1);
 		count(LOST_RING_FULL_BYTES, length);
-		if (flags & FLAG_HEAD)
-			count(LOST_RING_FULL_HEADS, 1);
+		count(LOST_RING_FULL_HEADS, io->heads);
 	} else {
 		describe(e, s);
 		e->time = io->time;
@@ -134,34 +156,21 @@ static __noinline int emit_piece(struct stream *s, struct io *io, __u64 base, __
 	s->offset[d] += length;
 	s->seq[d]++;
 	io->flags &= ~FLAG_HEAD;
+	io->heads = 0;
 	return 0;
 }
-
-/* Where emit stands in the bytes of one call. */
-struct cursor {
-	__u64 base; /* of what is left of the current buffer */
-	__u64 len;
-	__u64 next; /* iovec */
-	__u32 left; /* of the call */
-	__u32 cap;  /* that may still be read */
-};
 
 /* Steps over used up and empty iovecs. False where no buffer is left, or it cannot be read. */
 static __always_inline bool next_buffer(struct io *io, struct cursor *at)
 {
-	struct iovec iov;
-
 	if (at->next >= io->iovs)
 		return false;
-	if (bpf_probe_read_user(&iov, sizeof(iov), (void *)(io->buf + at->next * sizeof(iov)))) {
+	if (!read_buffer(io, at)) {
 		count(LOST_USER_FAULTS, 1);
 		count(LOST_USER_FAULT_BYTES, at->left);
 		io->flags |= FLAG_FAULT;
 		return false;
 	}
-	at->next++;
-	at->base = iov.base;
-	at->len = iov.len;
 	return true;
 }
 

@@ -2,7 +2,6 @@ package bpf
 
 import (
 	"fmt"
-	"os"
 
 	"github.com/cilium/ebpf"
 )
@@ -68,7 +67,8 @@ func (o *Objects) fillSelection(options Options) error {
 	if err != nil {
 		return err
 	}
-	for _, pid := range append([]uint32{self, uint32(os.Getpid())}, options.ExcludePIDs...) {
+	// Not os.Getpid: in a container that number may be another process's in the kernel's eyes.
+	for _, pid := range append([]uint32{self}, options.ExcludePIDs...) {
 		if err := addVerdict(o.maps["select_self"], pid, verdictExclude); err != nil {
 			return fmt.Errorf("exclude process %d: %w", pid, err)
 		}

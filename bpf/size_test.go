@@ -15,6 +15,7 @@ func TestVerifierMargin(t *testing.T) {
 			if !ok {
 				t.Skip("the kernel does not count what it verifies (Linux 5.16)")
 			}
+			t.Logf("%s: %d instructions", name, n)
 			if n > 250_000 {
 				t.Errorf("%s: %d instructions verified, want at most 250000", name, n)
 			}

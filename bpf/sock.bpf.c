@@ -19,6 +19,7 @@
 #include "stream.h"
 #include "ring.h"
 #include "http.h"
+#include "frames.h"
 #include "bind.h"
 #include "userbuf.h"
 
@@ -27,19 +28,6 @@
 #define SNIFF_BUFFERS_LATE 256
 #define SNIFF_TOTAL_FRESH (64 << 10)
 #define SNIFF_TOTAL_LATE (4 << 20)
-
-/* What a kprobe keeps until its kretprobe. */
-struct pending {
-	__u64 sk;
-	__u64 time;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__type(key, __u64); /* tgid << 32 | tid */
-	__type(value, struct pending);
-} pendings SEC(".maps");
 
 static __always_inline bool is_tcp(struct sock *sk)
 {
@@ -134,6 +122,7 @@ static __always_inline void skip_unseen(struct conn *c, struct sock *sk, __u8 di
 		if (d == DIRECTION_INGRESS && (BPF_CORE_READ(sk, sk_shutdown) & RCV_SHUTDOWN))
 			gap--;
 		c->plain.offset[d] += gap;
+		skip_frames(&c->plain, d, gap);
 		if (c->state == CONN_HTTP)
 			count(LOST_UNSEEN_BYTES, gap);
 	}
@@ -149,7 +138,7 @@ static __always_inline void classify(struct conn *c, const union head *head, boo
 		return;
 	}
 	/* Plain bytes under a TLS call: kernel TLS; the library's side shows them. */
-	if (!in_tls_call && is_http_head(head)) {
+	if (!in_tls_call && (is_preface(head) || is_http_head(head))) {
 		c->state = CONN_HTTP;
 		if (c->fresh && !c->plain.offset[0] && !c->plain.offset[1])
 			c->plain.flags |= FLAG_FRESH;
@@ -179,7 +168,7 @@ static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __
 	if (!c) {
 		if (!select_sock(sk)) {
 			if (call)
-				refuse(call, pid_tgid);
+				refuse(call, pid_tgid, sk);
 			return 0;
 		}
 		c = new_conn(sk, false);
@@ -188,7 +177,7 @@ static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __
 	}
 	own(&c->plain, task, pid_tgid);
 	if (c->state == CONN_TLS) {
-		tls_bytes(c, call, pid_tgid, sk, ret);
+		tls_bytes(c, call, pid_tgid, sk, &io);
 		return 0;
 	}
 	if (!find_buffer(task, regs, &io))
@@ -203,7 +192,7 @@ static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __
 		else if (c->state != CONN_HTTP)
 			classify(c, &head, call != NULL, ret);
 		if (c->state == CONN_TLS) {
-			tls_bytes(c, call, pid_tgid, sk, ret);
+			tls_bytes(c, call, pid_tgid, sk, &io);
 			return 0;
 		}
 		if (c->state != CONN_HTTP) {
@@ -216,8 +205,7 @@ static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __
 	} else {
 		sniff(&io, &head);
 	}
-	if (is_http_head(&head))
-		io.flags |= FLAG_HEAD;
+	look(&c->plain, &io, &head);
 	return emit(&c->plain, &io);
 muted:
 	c->plain.offset[direction & 1] += ret;
@@ -249,6 +237,8 @@ static __always_inline int remember(struct sock *sk)
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct pending p = {.sk = (__u64)sk, .time = bpf_ktime_get_boot_ns()};
 
+	if (bpf_map_lookup_elem(&pendings, &pid_tgid)) /* the call before has returned, unseen */
+		count(LOST_RETURNS, 1);
 	if (bpf_map_update_elem(&pendings, &pid_tgid, &p, BPF_ANY))
 		count(LOST_CALLS_FULL, 1);
 	return 0;

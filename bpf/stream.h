@@ -6,6 +6,20 @@
 #ifndef SPILE_STREAM_H
 #define SPILE_STREAM_H
 
+enum frames_state { FRAMES_NONE = 0, FRAMES_FOLLOWED = 1, FRAMES_LOST = 2 };
+
+/* Where an HTTP/2 client stands in its frames (frames.h). */
+struct frames {
+	__u32 left;     /* bytes of the current frame's payload to come, or of the preface */
+	__u32 last;     /* highest id of a request; 0 = none yet */
+	__u32 opened;   /* requests in the bytes of this call */
+	__u8 head[24];  /* of a frame, as far as it has come: 9 bytes, and room for what the verifier takes for possible */
+	__u8 have;      /* bytes in it */
+	__u8 state;     /* enum frames_state */
+	__u8 direction; /* of the client's bytes */
+	__u8 missed;    /* requests may have passed unseen: the next id tells */
+};
+
 /* Two directions of plain bytes. Indices are enum event_direction. */
 struct stream {
 	__u64 id;
@@ -28,6 +42,7 @@ struct stream {
 	__u8 flags; /* FLAG_FRESH, FLAG_UNBOUND */
 	__u8 muted;
 	__u8 pad[5];
+	struct frames frames;
 };
 
 struct tls_key {
@@ -79,7 +94,8 @@ struct tls_call {
 	__u64 done; /* address of the size_t result of the _ex functions; 0 = the return value counts */
 	__u64 time;
 	__u64 sp;   /* of the caller: an older call with a lower one has ended without a return (longjmp) */
-	__u64 kind; /* enum call_kind */
+	__u32 kind; /* enum call_kind */
+	__u32 sent; /* a write moved ciphertext into a socket */
 };
 
 #define MAX_CALLS 3 /* TLS in TLS (an HTTPS proxy) needs 2 */
@@ -117,6 +133,19 @@ struct {
 	__type(key, __u64); /* tgid << 32 | tid */
 	__type(value, struct tls_calls);
 } tls_calls SEC(".maps");
+
+/* What a kprobe keeps until its kretprobe. */
+struct pending {
+	__u64 sk;
+	__u64 time;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 16384);
+	__type(key, __u64); /* tgid << 32 | tid */
+	__type(value, struct pending);
+} pendings SEC(".maps");
 
 /* Streams that user space gave up; an entry moves into the stream at its next byte. */
 struct {

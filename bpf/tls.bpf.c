@@ -17,6 +17,7 @@
 #include "stream.h"
 #include "ring.h"
 #include "http.h"
+#include "frames.h"
 
 /* Remembers a call. */
 static __always_inline int enter(struct pt_regs *ctx, __u64 kind, __u64 ssl, __u64 buf, __u64 done)
@@ -54,6 +55,7 @@ static __always_inline int enter(struct pt_regs *ctx, __u64 kind, __u64 ssl, __u
 	call->time = bpf_ktime_get_boot_ns();
 	call->sp = sp;
 	call->kind = kind;
+	call->sent = 0;
 	return 0;
 }
 
@@ -114,8 +116,8 @@ static __noinline int tls_io(struct tls_call *call, __u32 n, __u8 direction)
 		t->plain.flags |= FLAG_FRESH;
 	if (direction == DIRECTION_INGRESS)
 		io.time = bpf_ktime_get_boot_ns();
-	if (sniff(&io, &head) && is_http_head(&head))
-		io.flags |= FLAG_HEAD;
+	sniff(&io, &head);
+	look(&t->plain, &io, &head);
 	return emit(&t->plain, &io);
 skip:
 	t->plain.offset[direction & 1] += n;

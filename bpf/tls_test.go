@@ -47,7 +47,20 @@ func certificate(t testing.TB, dir string) (cert, key string) {
 }
 
 // nginx starts one with TLS and keep-alive, and returns its address and the path of its access log.
-func nginx(tp *tap) (address, log string) {
+func nginx(tp *tap) (address, log string) { return nginxWith(tp, "ssl", "") }
+
+// nginxHTTP2 speaks HTTP/2 alone.
+func nginxHTTP2(tp *tap, useTLS bool) (address string) {
+	parameters := "http2"
+	if useTLS {
+		parameters = "ssl http2"
+	}
+	address, _ = nginxWith(tp, parameters, "client_max_body_size 1m; client_body_in_single_buffer on;")
+	return address
+}
+
+// nginxWith takes parameters of listen, and more directives.
+func nginxWith(tp *tap, parameters, directives string) (address, log string) {
 	tp.t.Helper()
 	dir := tp.t.TempDir()
 	cert, key := certificate(tp.t, dir)
@@ -65,9 +78,9 @@ events { worker_connections 512; }
 http {
   log_format ports "$remote_port $request_uri"; access_log %[2]s ports; keepalive_requests 100000;
   client_body_temp_path %[1]s/b; proxy_temp_path %[1]s/p; fastcgi_temp_path %[1]s/f; uwsgi_temp_path %[1]s/u; scgi_temp_path %[1]s/s;
-  server { listen %[3]s ssl; ssl_certificate %[4]s; ssl_certificate_key %[5]s;
+  server { listen %[3]s %[6]s; %[7]s ssl_certificate %[4]s; ssl_certificate_key %[5]s;
     location / { return 200 "port $remote_port\n"; } }
-}`, dir, log, address, cert, key), 0o600)
+}`, dir, log, address, cert, key, parameters, directives), 0o600)
 	if err != nil {
 		tp.t.Fatal(err)
 	}

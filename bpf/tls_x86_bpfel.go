@@ -21,6 +21,7 @@ const (
 	tlsMapCounts             = "counts"
 	tlsMapDataRing           = "data_ring"
 	tlsMapMutes              = "mutes"
+	tlsMapPendings           = "pendings"
 	tlsMapSelectCgroup       = "select_cgroup"
 	tlsMapSelectExe          = "select_exe"
 	tlsMapSelectNetns        = "select_netns"
@@ -106,6 +107,7 @@ type tlsMapSpecs struct {
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
 	DataRing     *ebpf.MapSpec `ebpf:"data_ring"`
 	Mutes        *ebpf.MapSpec `ebpf:"mutes"`
+	Pendings     *ebpf.MapSpec `ebpf:"pendings"`
 	SelectCgroup *ebpf.MapSpec `ebpf:"select_cgroup"`
 	SelectExe    *ebpf.MapSpec `ebpf:"select_exe"`
 	SelectNetns  *ebpf.MapSpec `ebpf:"select_netns"`
@@ -153,6 +155,7 @@ type tlsMaps struct {
 	Counts       *ebpf.Map `ebpf:"counts"`
 	DataRing     *ebpf.Map `ebpf:"data_ring"`
 	Mutes        *ebpf.Map `ebpf:"mutes"`
+	Pendings     *ebpf.Map `ebpf:"pendings"`
 	SelectCgroup *ebpf.Map `ebpf:"select_cgroup"`
 	SelectExe    *ebpf.Map `ebpf:"select_exe"`
 	SelectNetns  *ebpf.Map `ebpf:"select_netns"`
@@ -171,6 +174,7 @@ func (m *tlsMaps) Close() error {
 		m.Counts,
 		m.DataRing,
 		m.Mutes,
+		m.Pendings,
 		m.SelectCgroup,
 		m.SelectExe,
 		m.SelectNetns,

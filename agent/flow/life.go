@@ -46,12 +46,8 @@ func (f *Flow) wake(s *stream) {
 func (f *Flow) park(s *stream) {
 	if s.parser != nil {
 		s.parser.Close(s.last)
-		p := s.parser
-		n, old := p.Counts(), s.counted
-		f.counts.Unanswered += n.Unanswered - old.Unanswered
-		f.counts.Malformed += n.Malformed - old.Malformed
-		f.lose(s, s.index, n.Lost-old.Lost)
-		s.counted = n
+		f.add(s, s.parser.Counts())
+		f.settle(s)
 		f.buffered -= s.buffered
 		s.buffered, s.parser = 0, nil
 	}
@@ -62,6 +58,17 @@ func (f *Flow) park(s *stream) {
 	}
 	s.in.remove(s)
 	f.parked.push(s)
+}
+
+// settle counts the requests that the kernel saw begin and no parser could tell of: where the end of a connection is
+// lost, no later stream id proves them.
+func (f *Flow) settle(s *stream) {
+	begun := uint64(s.dir[s.requests].heads - s.settled)
+	n := s.counted
+	if told := n.Emitted + n.Lost + n.Unanswered; s.proto.exact && begun > told {
+		f.lose(s, s.index, begun-told)
+	}
+	s.settled = s.dir[s.requests].heads
 }
 
 // mute parks s for good.
@@ -125,6 +132,7 @@ func (f *Flow) finish(s *stream) {
 		}
 		if end.offset > t.next && !s.muted {
 			f.gap(s, chunk.Direction(d), end.offset-t.next, heads, s.final.Time)
+			t.next, t.heads = end.offset, t.heads+heads
 		}
 	}
 	f.park(s)

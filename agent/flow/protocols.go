@@ -12,6 +12,8 @@ type protocol struct {
 	sniff func(side parse.Side, data []byte) parse.Verdict
 	// make makes a parser; late says that the stream was joined after its first byte.
 	make func(limits parse.Limits, late bool, emit func(*parse.Exchange)) parse.Parser
+	// exact says that the kernel counts each request of this protocol, wherever in a buffer it begins.
+	exact bool
 }
 
 // protocolCount sizes the counters that are kept per protocol.
@@ -22,9 +24,9 @@ func protocols() [protocolCount]protocol {
 	return [protocolCount]protocol{
 		{"http/1", http1.Sniff, func(l parse.Limits, late bool, emit func(*parse.Exchange)) parse.Parser {
 			return http1.New(l, late, emit)
-		}},
+		}, false},
 		{"http/2", http2.Sniff, func(l parse.Limits, late bool, emit func(*parse.Exchange)) parse.Parser {
 			return http2.New(l, late, emit)
-		}},
+		}, true},
 	}
 }

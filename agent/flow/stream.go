@@ -23,6 +23,7 @@ type stream struct {
 	closing  bool
 	final    chunk.Chunk // the Close, while closing
 	counted  parse.Counts
+	settled  uint32 // requests that the kernel had counted when the last parser ended
 	buffered int
 
 	in         *list
@@ -159,13 +160,7 @@ func (f *Flow) account(s *stream) {
 	if s.parser == nil {
 		return
 	}
-	n, old := s.parser.Counts(), s.counted
-	if n != old {
-		s.counted = n
-		f.counts.Unanswered += n.Unanswered - old.Unanswered
-		f.counts.Malformed += n.Malformed - old.Malformed
-		f.lose(s, s.index, n.Lost-old.Lost)
-	}
+	f.add(s, s.parser.Counts())
 	b := s.parser.Buffered()
 	f.buffered += b - s.buffered
 	s.buffered = b
@@ -173,6 +168,18 @@ func (f *Flow) account(s *stream) {
 		f.counts.Evicted++
 		f.park(f.active.last)
 	}
+}
+
+// add takes what a parser counted up to now.
+func (f *Flow) add(s *stream, n parse.Counts) {
+	old := s.counted
+	if n == old {
+		return
+	}
+	s.counted = n
+	f.counts.Unanswered += n.Unanswered - old.Unanswered
+	f.counts.Malformed += n.Malformed - old.Malformed
+	f.lose(s, s.index, n.Lost-old.Lost)
 }
 
 // lose counts calls that can't be told any more. index is of the protocol, -1 where it is unknown.

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Follows the frames of an HTTP/2 client, so that its requests are counted whether or not the ring had room. From each
+ * frame 9 bytes are read, of payloads nothing. Where a stream does not start like HTTP/2 it costs one branch.
+ *
+ *	none ──preface, or a request's HEADERS on a late stream──▶ followed ──not a frame, not readable──▶ lost
+ *	                                                              ▲────a buffer begins like a frame────┘
+ *
+ * A request opens a stream with an id above all before it (RFC 9113 section 5.1.1). Clients number them 1, 3, 5, ...:
+ * after a loss the next id tells how many were missed.
+ */
+#ifndef SPILE_FRAMES_H
+#define SPILE_FRAMES_H
+
+#define MAX_FRAMES 160 /* heads of one call; nginx allows 128 requests at once, and verification takes time */
+#define PREFACE_BYTES 24
+#define FRAME_HEAD_BYTES 9
+#define MAX_FRAME (1 << 20) /* far above what any stack writes */
+
+enum { FRAME_DATA, FRAME_HEADERS, FRAME_PRIORITY, FRAME_RESET, FRAME_SETTINGS, FRAME_PUSH, FRAME_PING, FRAME_GOAWAY, FRAME_WINDOW, FRAME_CONTINUATION };
+enum { FRAME_FLAG_PADDED = 8, FRAME_FLAG_PRIORITY = 0x20 };
+
+static __always_inline __u32 frame_length(const __u8 *b) { return (__u32)b[0] << 16 | (__u32)b[1] << 8 | b[2]; }
+static __always_inline __u32 frame_id(const __u8 *b) { return (__u32)b[5] << 24 | (__u32)b[6] << 16 | (__u32)b[7] << 8 | b[8]; }
+
+/* Whether a client may send such a frame (RFC 9113 section 6). strict refuses kinds that are unknown, too. */
+static __noinline bool is_frame(const __u8 *b, bool strict)
+{
+	__u32 length = frame_length(b), id = frame_id(b);
+
+	if (length > MAX_FRAME || id >> 31)
+		return false;
+	if (b[3] == FRAME_DATA || b[3] == FRAME_CONTINUATION)
+		return id & 1;
+	if (b[3] == FRAME_HEADERS)
+		return (id & 1) && length;
+	if (b[3] == FRAME_PRIORITY)
+		return id && length == 5;
+	if (b[3] == FRAME_RESET)
+		return id && length == 4;
+	if (b[3] == FRAME_SETTINGS)
+		return !id && length % 6 == 0;
+	if (b[3] == FRAME_PING)
+		return !id && length == 8;
+	if (b[3] == FRAME_GOAWAY)
+		return !id && length >= 8;
+	if (b[3] == FRAME_WINDOW)
+		return length == 4;
+	return b[3] != FRAME_PUSH && !strict;
+}
+
+/* Whether a buffer begins with the HEADERS of a request: the first field of its block is :method. */
+static __always_inline bool is_request_frame(const union head *head)
+{
+	const __u8 *b = head->byte;
+	__u8 at = FRAME_HEAD_BYTES;
+
+	if (b[3] != FRAME_HEADERS || (b[4] & ~0x2d) || !is_frame(b, true))
+		return false;
+	if (b[4] & FRAME_FLAG_PADDED)
+		at++;
+	if (b[4] & FRAME_FLAG_PRIORITY)
+		at += 5;
+	__u8 field = b[at & 15];
+
+	/* RFC 7541 section 6: indexed GET and POST, or a literal with the name of entry 2. */
+	return field == 0x82 || field == 0x83 || field == 0x42 || field == 0x02 || field == 0x12;
+}
+
+static __always_inline bool is_followed(const struct stream *s, __u8 direction)
+{
+	return s->frames.state == FRAMES_FOLLOWED && s->frames.direction == direction;
+}
+
+static __always_inline void lose_frames(struct frames *f)
+{
+	f->state = FRAMES_LOST;
+	f->left = 0;
+	f->have = 0;
+	f->missed = 1;
+	count(LOST_FRAMES, 1);
+}
+
+/* Bytes passed that nobody can read. */
+static __always_inline void skip_frames(struct stream *s, __u8 direction, __u32 n)
+{
+	if (!n || !is_followed(s, direction))
+		return;
+	if (s->frames.have || n > s->frames.left)
+		lose_frames(&s->frames);
+	else
+		s->frames.left -= n;
+}
+
+/*
+ * Takes a head that is complete. What follows a frame is one, so only what cannot be is refused: each branch here is
+ * one that the verifier takes MAX_FRAMES times.
+ */
+static __always_inline bool take_frame(struct frames *f)
+{
+	__u32 id = frame_id(f->head), length = frame_length(f->head);
+
+	f->have = 0;
+	if (length > MAX_FRAME || id >> 31)
+		return false;
+	f->left = length;
+	if (f->head[3] == FRAME_HEADERS && id > f->last) { /* else: trailers */
+		f->opened += 1 + f->missed * ((id - f->last - 1) / 2);
+		f->missed = 0;
+		f->last = id;
+	}
+	return true;
+}
+
+/* Steps over the rest of a frame, then over the next head. False where it cannot be read, or is none. */
+static __noinline bool step(struct frames *f, struct cursor *at)
+{
+	__u32 n = at->left < at->len ? at->left : at->len, take = FRAME_HEAD_BYTES - (f->have & 15);
+	__u32 skip = n < f->left ? n : f->left;
+
+	f->left -= skip;
+	n -= skip;
+	take = take < n ? take : n;
+	asm volatile("" : "+r"(take));
+	if (take > FRAME_HEAD_BYTES || bpf_probe_read_user(f->head + (f->have & 15), take, (void *)(at->base + skip)))
+		return false;
+	f->have += take;
+	skip += take;
+	at->base += skip;
+	at->len -= skip;
+	at->left -= skip;
+	return f->have < FRAME_HEAD_BYTES || take_frame(f);
+}
+
+/* Follows the frames in the bytes of one call; frames.opened tells how many requests they begin. */
+static __noinline int follow(struct stream *s, struct io *io)
+{
+	struct cursor at = {.left = io->length};
+
+	s->frames.opened = 0;
+	if (io->flags & FLAG_UNSEEN) {
+		skip_frames(s, io->direction, io->length);
+		return 0;
+	}
+	if (!io->iovs) {
+		at.base = io->buf;
+		at.len = io->length;
+	}
+	for (int i = 0; i < MAX_FRAMES; i++) {
+		bpf_probe_read_kernel(&at, sizeof(at), &at); /* see emit */
+		if (!at.left)
+			return 0;
+		if (!at.len && !read_buffer(io, &at))
+			break;
+		if (!step(&s->frames, &at))
+			break;
+	}
+	if (at.left)
+		lose_frames(&s->frames);
+	return 0;
+}
+
+/* Looks at the first bytes of a call: does a message begin, and which? */
+static __noinline int look(struct stream *s, struct io *io, const union head *head)
+{
+	struct frames *f = &s->frames;
+
+	if (f->state == FRAMES_NONE) {
+		if (is_preface(head)) {
+			io->flags |= FLAG_HEAD;
+			f->state = FRAMES_FOLLOWED;
+			f->direction = io->direction;
+			f->left = PREFACE_BYTES;
+		} else if (is_http_head(head)) {
+			io->flags |= FLAG_HEAD;
+			io->heads = 1;
+		} else if (!(s->flags & FLAG_FRESH) && is_request_frame(head)) {
+			f->state = FRAMES_FOLLOWED;
+			f->direction = io->direction;
+		}
+	} else if (f->state == FRAMES_LOST && f->direction == io->direction) {
+		if (is_frame(head->byte, true)) {
+			f->state = FRAMES_FOLLOWED;
+		} else if (is_http_head(head)) { /* bytes of HTTP/1 were taken for a frame */
+			f->state = FRAMES_NONE;
+			io->flags |= FLAG_HEAD;
+			io->heads = 1;
+		}
+	}
+	if (is_followed(s, io->direction)) {
+		follow(s, io);
+		io->heads = f->opened;
+	}
+	return 0;
+}
+
+#endif
