@@ -13,8 +13,10 @@ import (
 // health is the agent's own account. It is called by the shipper's goroutine; before there is a tap it says so by
 // naming no rung.
 func (a *agent) health() *v1.Health {
-	if last := a.last.Load(); last != nil {
-		return proto.CloneOf(last)
+	a.healthMu.Lock()
+	defer a.healthMu.Unlock()
+	if a.last != nil {
+		return proto.CloneOf(a.last)
 	}
 	h := &v1.Health{Time: timestamppb.New(time.Now()), Version: version, Kernel: kernelRelease(), Targets: a.targets}
 	t := a.tap.Load()

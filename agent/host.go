@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -114,6 +115,10 @@ func loadKey(dir string) (installKey, bool, error) {
 	}
 	e := data[keyBytes:]
 	return installKey{data[:keyBytes], uint32(e[0])<<24 | uint32(e[1])<<16 | uint32(e[2])<<8 | uint32(e[3])}, true, nil
+}
+
+func (k installKey) equal(other installKey) bool {
+	return k.epoch == other.epoch && bytes.Equal(k.key, other.key)
 }
 
 // save keeps the key for the next start, atomically.

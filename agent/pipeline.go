@@ -14,8 +14,9 @@ import (
 )
 
 const (
-	joinWindow = 2 * time.Second // how long one end of a call waits for the other
-	maxEnds    = 1 << 17         // ends of connections that are remembered; more than flow follows
+	joinWindow  = 2 * time.Second // how long one end of a call waits for the other
+	maxEnds     = 1 << 17         // ends of connections that are remembered; more than flow follows
+	maxBuffered = 64 << 20        // bytes that parsers hold; beyond it the oldest streams are evicted, counted
 
 	// A write inside a TLS library is seen when it returns, so a server's answer can be seen before the client's first
 	// request. Until this long after the first call on a connection nobody says that its other end is not watched.
@@ -77,7 +78,7 @@ func newPipeline(c pipelineConfig) *pipeline {
 	p := &pipeline{pipelineConfig: c, ends: map[end]*owned{}}
 	p.describe = call.New(call.Config{Key: c.key.key, KeyEpoch: c.key.epoch, Node: c.node})
 	p.join = join.New(join.Config{Window: joinWindow, Emit: c.emit})
-	p.flow = flow.New(flow.Config{Limits: parse.DefaultLimits(), Emit: p.exchange, Mute: c.mute})
+	p.flow = flow.New(flow.Config{Limits: parse.DefaultLimits(), MaxBuffered: maxBuffered, Emit: p.exchange, Mute: c.mute})
 	return p
 }
 

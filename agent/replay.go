@@ -78,7 +78,7 @@ func printer(out io.Writer, format string) (print func(*v1.Call), end func()) {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "TIME\tFROM\tTO\tPROTOCOL\tMETHOD\tPATH\tSTATUS\tDURATION\tOBSERVED")
 	return func(c *v1.Call) {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", c.GetTime().AsTime().Format("15:04:05.000"), c.GetSource().GetProcess(), c.GetDestination().GetProcess(),
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", c.GetTime().AsTime().Format("15:04:05.000"), printable(c.GetSource().GetProcess()), printable(c.GetDestination().GetProcess()),
 			c.GetProtocol(), printable(c.GetMethod()), printable(c.GetPath()), c.GetStatusCode(), c.GetDuration().AsDuration().Round(10*time.Microsecond), strings.ToLower(strings.TrimPrefix(c.GetObserved().String(), "OBSERVED_")))
 	}, func() { table.Flush() }
 }

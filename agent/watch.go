@@ -29,11 +29,15 @@ type agent struct {
 	shipper *ship.Shipper
 	tap     atomic.Pointer[tap]
 	line    atomic.Pointer[[]*v1.Count] // the pipeline's own counts, taken in its goroutine
-	last    atomic.Pointer[v1.Health]   // the account at the end, when there is no tap to ask any more
-	kin     []uint32                    // processes of the product besides this one
-	key     chan installKey             // the first Welcome's
-	keyOnce sync.Once
-	cancel  context.CancelCauseFunc
+	// healthMu keeps the tap open while its account is taken; last is the account at the end, when there is no tap to ask.
+	healthMu sync.Mutex
+	last     *v1.Health
+	kin      []uint32        // processes of the product besides this one
+	key      chan installKey // the first Welcome's
+	keyOnce  sync.Once
+	keyMu    sync.Mutex
+	inUse    *installKey // what hashes are made with, once that is decided; guarded by keyMu
+	cancel   context.CancelCauseFunc
 }
 
 var errKeyChanged = errors.New("the collector handed out another install key: restarting the agent makes it the one in use")
@@ -114,17 +118,9 @@ const gcPercent = 400
 
 // capture waits for the install key, then taps until ctx ends.
 func (a *agent) capture(ctx context.Context, spec target.Spec) error {
-	key, ok, err := loadKey(a.data)
-	if err != nil {
+	key, ok, err := a.decideKey(ctx)
+	if err != nil || !ok {
 		return err
-	}
-	if !ok {
-		a.log.Info("waiting for the collector: it hands out the key that keyed hashes are made with", "collector", a.collector)
-		select {
-		case key = <-a.key:
-		case <-ctx.Done():
-			return nil
-		}
 	}
 	if _, given := os.LookupEnv("GOGC"); !given {
 		debug.SetGCPercent(gcPercent)
@@ -133,7 +129,7 @@ func (a *agent) capture(ctx context.Context, spec target.Spec) error {
 	if err != nil {
 		return err
 	}
-	defer t.close()
+	defer a.closeTap(t)
 	line := newPipeline(pipelineConfig{
 		key: key, node: a.node, boot: bootID(), wall: bootToUnix(),
 		owner: t.owner, mute: t.mute, emit: a.shipper.Add,
@@ -156,7 +152,6 @@ func (a *agent) capture(ctx context.Context, spec target.Spec) error {
 	line.finish()
 	counts := lineCounts(t, line)
 	a.line.Store(&counts)
-	a.last.Store(a.health())
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
@@ -166,20 +161,56 @@ func (a *agent) capture(ctx context.Context, spec target.Spec) error {
 // welcome takes the install key that the collector hands out at each connect.
 func (a *agent) welcome(key []byte, epoch uint32) {
 	k := installKey{append([]byte{}, key...), epoch}
+	a.keyMu.Lock()
+	defer a.keyMu.Unlock()
 	old, ok, err := loadKey(a.data)
-	if err == nil && ok && string(old.key) == string(k.key) && old.epoch == k.epoch {
-		a.keyOnce.Do(func() { a.key <- k })
-		return
+	if err != nil || !ok || !old.equal(k) {
+		if err := k.save(a.data); err != nil {
+			a.cancel(err)
+			return
+		}
 	}
-	if err := k.save(a.data); err != nil {
-		a.cancel(err)
-		return
-	}
-	if a.tap.Load() != nil {
+	if a.inUse != nil && !a.inUse.equal(k) {
 		a.cancel(errKeyChanged)
 		return
 	}
 	a.keyOnce.Do(func() { a.key <- k })
+}
+
+// closeTap takes the last account of the tap before there is none to ask, and has it sent.
+func (a *agent) closeTap(t *tap) {
+	last := a.health()
+	a.healthMu.Lock()
+	a.last = last
+	a.healthMu.Unlock()
+	t.close()
+	a.shipper.Report()
+}
+
+// decideKey picks the key for this run: the kept one, else the first Welcome's. ok is false when ctx ended before.
+func (a *agent) decideKey(ctx context.Context) (k installKey, ok bool, err error) {
+	a.keyMu.Lock()
+	k, ok, err = loadKey(a.data)
+	if ok {
+		a.inUse = &k
+	}
+	a.keyMu.Unlock()
+	if ok || err != nil {
+		return k, ok, err
+	}
+	a.log.Info("waiting for the collector: it hands out the key that keyed hashes are made with", "collector", a.collector)
+	select {
+	case k = <-a.key:
+	case <-ctx.Done():
+		return k, false, nil
+	}
+	a.keyMu.Lock()
+	defer a.keyMu.Unlock()
+	if kept, ok, err := loadKey(a.data); err == nil && ok {
+		k = kept // a second Welcome may have come meanwhile
+	}
+	a.inUse = &k
+	return k, true, nil
 }
 
 func (a *agent) notice(err error) {

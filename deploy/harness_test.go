@@ -124,7 +124,12 @@ func begin(t testing.TB, cmd *exec.Cmd) *process {
 		t.Fatalf("start %s: %v", cmd.Path, err)
 	}
 	go func() { cmd.Wait(); close(p.done) }()
-	t.Cleanup(func() { p.kill() })
+	t.Cleanup(func() {
+		p.kill()
+		if log := p.log.String(); t.Failed() && log != "" {
+			t.Logf("the end of what %s said:\n%s", filepath.Base(p.Path), log[max(0, len(log)-3000):])
+		}
+	})
 	return p
 }
 

@@ -99,7 +99,7 @@ func startNginx(t testing.TB) *nginx {
 	t.Helper()
 	n := prepareNginx(t)
 	n.process = start(t, "nginx", "-p", n.dir, "-c", filepath.Join(n.dir, "nginx.conf"))
-	eventually(t, 10*time.Second, "nginx listens:\n"+n.log.String(), func() bool { return dials("127.0.0.1:8080") })
+	eventually(t, 10*time.Second, "nginx listens", func() bool { return dials("127.0.0.1:8080") })
 	return n
 }
 

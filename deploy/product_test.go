@@ -83,7 +83,7 @@ func upIn(t testing.TB, data string, args ...string) *product {
 // ready waits until an agent is connected and has said which hooks it uses.
 func (p *product) ready() {
 	p.t.Helper()
-	eventually(p.t, 60*time.Second, "an agent that watches; log:\n"+p.log.String(), func() bool {
+	eventually(p.t, 60*time.Second, "an agent that watches", func() bool {
 		select {
 		case <-p.done:
 			p.t.Fatalf("spile up ended early:\n%s", p.log)

@@ -141,23 +141,17 @@ type pair struct {
 
 func (p *pair) startCollector() {
 	p.process = begin(p.t, exec.Command(p.bin.spile, "collector", "--data", p.data))
-	eventually(p.t, 30*time.Second, "the collector answers:\n"+p.log.String(), func() bool {
+	eventually(p.t, 30*time.Second, "the collector answers", func() bool {
 		return exec.Command(p.bin.spile, "status", "--data", p.data).Run() == nil
 	})
 }
 
-func (p *pair) startAgent() {
-	cmd := exec.Command(p.bin.agent, "--collector", "127.0.0.1:7741", "--data", filepath.Join(p.dir, "agent"), "--target", "netns=self")
-	cmd.Env = append(os.Environ(), "SPILE_NODE=n1", "SPILE_CA="+p.dir+"/ca.crt", "SPILE_CERT="+p.dir+"/agent.crt", "SPILE_KEY="+p.dir+"/agent.key")
-	p.agentProc = begin(p.t, cmd)
-}
-
-func startPair(t testing.TB) *pair {
+func startPair(t testing.TB, env ...string) *pair {
 	t.Helper()
 	p := &pair{product: &product{t: t, bin: binaries(t), data: t.TempDir()}, dir: t.TempDir()}
 	p.startCollector()
 	output(t, p.bin.spile, "agents", "enroll", "n1", "--out", p.dir, "--data", p.data)
-	p.startAgent()
+	p.startAgent(env...)
 	p.ready()
 	return p
 }

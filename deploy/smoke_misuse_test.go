@@ -97,6 +97,12 @@ func TestSmokeNoBTF(t *testing.T) {
 	if cmd.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), "BTF") {
 		t.Errorf("doctor without BTF: status %d:\n%s", cmd.ProcessState.ExitCode(), out)
 	}
+	product := exec.Command("unshare", "--mount", "sh", "-c", `mount -t tmpfs none /sys/kernel/btf && exec "$0" up --target netns=self --data "$1/up"`, bin.spile, dir)
+	began := time.Now()
+	code, said := exitCode(t, product)
+	if code != 1 || !strings.Contains(said, "BTF") || time.Since(began) > 10*time.Second {
+		t.Errorf("up without BTF: status %d after %s:\n%s", code, time.Since(began), said)
+	}
 	up := exec.Command("unshare", "--mount", "sh", "-c", `mount -t tmpfs none /sys/kernel/btf && exec "$0" record "$1/r" --target netns=self --data "$1"`, bin.agent, dir)
 	started := time.Now()
 	out, _ = up.CombinedOutput()

@@ -20,7 +20,16 @@ const healthEvery = 5 * time.Second
 func TestSmokeOutsideTheSelection(t *testing.T) {
 	needsRoot(t)
 	other := otherNamespace(t)
-	p := up(t)
+	for name, targets := range map[string][]string{
+		"not included": {"--target", "netns=self"},
+		"excluded":     {"--target", "netns=self", "--target", "netns=" + other.path(), "--target", "!netns=" + other.path()},
+	} {
+		t.Run(name, func(t *testing.T) { leavesNoTrace(t, other, targets) })
+	}
+}
+
+func leavesNoTrace(t *testing.T, other namespace, targets []string) {
+	p := up(t, targets...)
 	other.serve(t)
 	before := p.count("kernel", "bytes_read")
 	for i := range 20 {

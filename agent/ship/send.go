@@ -89,7 +89,7 @@ func (s *Shipper) greet(ctx context.Context, conn *grpc.ClientConn) (publishStre
 	if err != nil {
 		return nil, nil, err
 	}
-	hello := &v1.Hello{Version: s.cfg.Version, Kernel: s.cfg.Kernel, Epoch: s.spool.epoch}
+	hello := &v1.Hello{Version: s.cfg.Version, Kernel: s.cfg.Kernel, Epoch: s.spool.epoch, Node: s.cfg.Node}
 	sendErr := stream.Send(&v1.PublishRequest{Of: &v1.PublishRequest_Hello{Hello: hello}})
 	first, err := stream.Recv() // Also tells why Send failed, which itself only says EOF.
 	if err == nil {
@@ -174,8 +174,8 @@ func (f *flight) send(ctx context.Context) error {
 				if err := f.sendHealth(ctx); err != nil {
 					return err
 				}
-			case <-f.s.report:
-				if err := f.sendHealth(ctx); err != nil {
+			case sent := <-f.s.report:
+				if err := f.answer(ctx, sent); err != nil {
 					return err
 				}
 			default:
@@ -190,8 +190,8 @@ func (f *flight) send(ctx context.Context) error {
 			if err := f.sendHealth(ctx); err != nil {
 				return err
 			}
-		case <-f.s.report:
-			if err := f.sendHealth(ctx); err != nil {
+		case sent := <-f.s.report:
+			if err := f.answer(ctx, sent); err != nil {
 				return err
 			}
 		case <-ctx.Done():
@@ -253,6 +253,24 @@ func (f *flight) why(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	}
 	return err
+}
+
+// answer sends the report that was asked for. The last one is followed by the end of the stream, and is taken as sent
+// when the collector has ended its side too: until then it may still lie in a buffer that the end throws away.
+func (f *flight) answer(ctx context.Context, sent chan<- struct{}) error {
+	if err := f.sendHealth(ctx); err != nil || sent == nil {
+		return err
+	}
+	defer close(sent)
+	if err := f.stream.CloseSend(); err != nil {
+		return err
+	}
+	select {
+	case err := <-f.failed:
+		return f.why(ctx, err)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func (f *flight) sendHealth(ctx context.Context) error {

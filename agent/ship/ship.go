@@ -71,7 +71,9 @@ const (
 	defaultMaxCalls    = 1000
 	defaultQueueCalls  = 8192
 	defaultHealthEvery = 5 * time.Second
-	defaultReceipt     = 60 * time.Second
+	// reportLimit is how long the end waits for the last health report to be sent.
+	reportLimit    = time.Second
+	defaultReceipt = 60 * time.Second
 
 	// maxPayloadBytes keeps a batch within the collector's default credit.
 	maxPayloadBytes = 1 << 20
@@ -97,7 +99,7 @@ type Shipper struct {
 	queue chan *v1.Call
 	flush chan chan struct{}
 	// report asks the sender for a health report before its time.
-	report chan struct{}
+	report chan chan<- struct{}
 	spool  *spool
 
 	closed    atomic.Bool
@@ -121,7 +123,7 @@ func New(cfg Config) (*Shipper, error) {
 	setDefault(&cfg.QueueCalls, defaultQueueCalls)
 	setDefault(&cfg.HealthEvery, defaultHealthEvery)
 	setDefault(&cfg.ReceiptTimeout, defaultReceipt)
-	s := &Shipper{cfg: cfg, queue: make(chan *v1.Call, cfg.QueueCalls), flush: make(chan chan struct{}), report: make(chan struct{}, 1), dropped: map[string]uint64{}}
+	s := &Shipper{cfg: cfg, queue: make(chan *v1.Call, cfg.QueueCalls), flush: make(chan chan struct{}), report: make(chan chan<- struct{}, 1), dropped: map[string]uint64{}}
 	var err error
 	if s.spool, err = openSpool(cfg.SpoolDir, cfg.SpoolBytes, cfg.Epoch); err != nil {
 		return nil, err
@@ -155,7 +157,7 @@ func (s *Shipper) Add(c *v1.Call) {
 // Report sends a health report as soon as there is a connection. It never waits.
 func (s *Shipper) Report() {
 	select {
-	case s.report <- struct{}{}:
+	case s.report <- nil:
 	default:
 	}
 }
@@ -189,6 +191,7 @@ func (s *Shipper) Drain(ctx context.Context) error {
 	for {
 		empty, changed := s.spool.watch()
 		if empty {
+			s.lastReport(ctx)
 			return nil
 		}
 		select {
@@ -196,6 +199,27 @@ func (s *Shipper) Drain(ctx context.Context) error {
 		case <-ctx.Done():
 			return s.left(ctx.Err())
 		}
+	}
+}
+
+// lastReport sends the account of the end, where there is a connection to send it on.
+func (s *Shipper) lastReport(ctx context.Context) {
+	if !s.connected.Load() {
+		return
+	}
+	sent := make(chan struct{})
+	limit := time.After(reportLimit)
+	select {
+	case s.report <- sent:
+	case <-limit:
+		return
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-sent:
+	case <-limit:
+	case <-ctx.Done():
 	}
 }
 

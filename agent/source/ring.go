@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -76,8 +75,8 @@ func (r *Ring) Counts() Counts { return r.counts }
 // Run reads until ctx ends, which is no error. It calls onChunk and onProcess for each event and tick with the time
 // since boot at the end of each turn, at least every 10 ms or so. A chunk is valid until its callback returns.
 func (r *Ring) Run(ctx context.Context, onChunk func(*chunk.Chunk), onProcess func(Process), tick func(now time.Duration)) error {
-	stop := context.AfterFunc(ctx, func() { _ = r.reader.Close() })
-	defer stop()
+	defer r.reader.Close()
+	ending := false
 	var record bpf.Record
 	var c chunk.Chunk
 	for {
@@ -91,11 +90,13 @@ func (r *Ring) Run(ctx context.Context, onChunk func(*chunk.Chunk), onProcess fu
 				return err
 			}
 			tick(sinceBoot())
+			if ending {
+				return nil
+			}
+			// One more turn: what was in the rings when the end was asked for is handed on.
+			ending = ctx.Err() != nil
 		case errors.Is(err, bpf.ErrMalformed):
 			r.counts.Malformed++
-		case errors.Is(err, os.ErrClosed) && ctx.Err() != nil:
-			r.endTurn(onChunk)
-			return nil
 		default:
 			return fmt.Errorf("read events: %w", err)
 		}

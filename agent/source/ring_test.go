@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/netip"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -13,16 +12,16 @@ import (
 	"github.com/spile/spile/bpf"
 )
 
-// script is a Reader that says what it was given, then waits for Close.
+// script is a Reader that says what it was given, and then that there is nothing more for now.
 type script struct {
 	steps  []any // bpf.Record or error
-	closed chan struct{}
+	closed int
 }
 
 func (s *script) Read(into *bpf.Record) error {
 	if len(s.steps) == 0 {
-		<-s.closed
-		return os.ErrClosed
+		time.Sleep(time.Millisecond)
+		return bpf.ErrDrained
 	}
 	step := s.steps[0]
 	s.steps = s.steps[1:]
@@ -33,7 +32,10 @@ func (s *script) Read(into *bpf.Record) error {
 	return nil
 }
 
-func (s *script) Close() error { close(s.closed); return nil }
+func (s *script) Close() error { s.closed++; return nil }
+
+// errGone is a reader that fails for good.
+var errGone = errors.New("gone")
 
 type table struct {
 	asked []uint32
@@ -72,7 +74,7 @@ func run(t *testing.T, steps []any, tb *table) (*Ring, *told, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	s := &script{steps: steps, closed: make(chan struct{})}
+	s := &script{steps: steps}
 	r := New(s, tb)
 	var got told
 	err := r.Run(ctx, func(c *chunk.Chunk) {
@@ -116,7 +118,7 @@ func TestCloseFollowsItsData(t *testing.T) {
 	if end.Stream != 1 || end.Offset != 6 || end.PeerOff != 9 || end.Heads != 1 || end.PeerHeads != 2 || end.Data != nil {
 		t.Errorf("close %+v", end)
 	}
-	if got.ticks != 2 || r.Counts() != (Counts{Chunks: 3, Closes: 1, Processes: 1}) {
+	if got.ticks != 3 || r.Counts() != (Counts{Chunks: 3, Closes: 1, Processes: 1}) {
 		t.Errorf("%d ticks, counts %+v", got.ticks, r.Counts())
 	}
 }
@@ -191,7 +193,7 @@ func TestFailuresEndRun(t *testing.T) {
 	if _, _, err := run(t, []any{exit, bpf.ErrDrained}, &table{err: broken}); !errors.Is(err, broken) {
 		t.Errorf("a table that fails: %v", err)
 	}
-	if _, _, err := run(t, []any{os.ErrClosed}, &table{}); !errors.Is(err, os.ErrClosed) {
+	if _, _, err := run(t, []any{errGone}, &table{}); !errors.Is(err, errGone) {
 		t.Errorf("a reader that was closed by another: %v", err)
 	}
 }
