@@ -101,7 +101,7 @@ func TestWireFilesOfACertificateAreReadAgain(t *testing.T) {
 	for i, node := range []string{"before", "after"} {
 		write(node, time.Unix(1e9+int64(i), 0))
 		cfg := w.config("unused", spool)
-		cfg.TLS = conf
+		cfg.TLS, cfg.Node = conf, "" // the certificate says which node
 		s := startShip(t, cfg)
 		s.Add(madeCall(i))
 		if err := s.Drain(within(t, 20*time.Second)); err != nil {

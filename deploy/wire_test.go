@@ -113,7 +113,7 @@ func (w *wire) open() {
 	}
 	w.address = l.Addr().String()
 	w.server, err = intake.New(intake.Config{Journal: w.journal, Key: w.id.Key(), KeyEpoch: identity.KeyEpoch, Collector: "test",
-		Node: identity.NodeOf, Now: time.Now, Notice: func(err error) { w.t.Error(err) }})
+		Node: identity.NodeOf, Speaker: identity.Speaker, Now: time.Now, Notice: func(err error) { w.t.Error(err) }})
 	if err != nil {
 		w.t.Fatal(err)
 	}
