@@ -22,6 +22,7 @@ const (
 	// request. Until this long after the first call on a connection nobody says that its other end is not watched.
 	settleTime   = 100 * time.Millisecond
 	maxUnsettled = 1 << 14
+	maxServed    = 1 << 14 // addresses of watched servers
 )
 
 // pipeline is the straight line from chunks to calls. It belongs to one goroutine.
@@ -32,6 +33,7 @@ type pipeline struct {
 	join      *join.Joiner
 	ends      map[end]*owned // which ends of connections are watched: does a call have its other end here?
 	evicted   uint64         // ends forgotten to stay within maxEnds
+	served    map[end]bool   // local ends, without remote, of connections that watched servers answered
 	unsettled []unsettled    // sightings in order of time, until it is known whether the other end is watched
 }
 
@@ -75,7 +77,7 @@ func endOf(local, remote netip.AddrPort, netns uint32) end {
 }
 
 func newPipeline(c pipelineConfig) *pipeline {
-	p := &pipeline{pipelineConfig: c, ends: map[end]*owned{}}
+	p := &pipeline{pipelineConfig: c, ends: map[end]*owned{}, served: map[end]bool{}}
 	p.describe = call.New(call.Config{Key: c.key.key, KeyEpoch: c.key.epoch, Node: c.node})
 	p.join = join.New(join.Config{Window: joinWindow, Emit: c.emit})
 	p.flow = flow.New(flow.Config{Limits: parse.DefaultLimits(), MaxBuffered: maxBuffered, Emit: p.exchange, Mute: c.mute})
@@ -159,6 +161,7 @@ func (p *pipeline) exchange(s *flow.Stream, e *parse.Exchange) {
 	if !s.Client {
 		ctx.Source, ctx.Destination = there, here
 		source, destination = destination, source
+		p.serves(s)
 	}
 	if !s.Unbound {
 		here.Address, here.Port = s.Local.Addr().String(), uint32(s.Local.Port())
@@ -194,6 +197,13 @@ func (p *pipeline) other(u unsettled) *owned {
 	return nil
 }
 
+// serves remembers where a watched server answers.
+func (p *pipeline) serves(s *flow.Stream) {
+	if !s.Unbound && len(p.served) < maxServed {
+		p.served[endOf(s.Local, netip.AddrPort{}, s.Owner.NetNS)] = true
+	}
+}
+
 // settle hands a sighting to join, now that it is known whether its other end will come.
 func (p *pipeline) settle(u unsettled) {
 	if other := p.other(u); other != nil {
@@ -203,8 +213,15 @@ func (p *pipeline) settle(u unsettled) {
 			peer = u.sighting.Call.GetSource()
 		}
 		p.owner(other.owner, u.sighting.Start, peer)
-	} else if mine := p.ends[u.here]; mine != nil {
-		mine.settled = true
+	} else {
+		if mine := p.ends[u.here]; mine != nil {
+			mine.settled = true
+		}
+		if there := u.there; u.sighting.Client && p.served[endOf(there.local, netip.AddrPort{}, there.netns)] {
+			// Everything of the server's end of this connection was lost so far. The loss is counted there; this is no
+			// call of a server that nobody watches.
+			u.sighting.Call.Coverage = append(u.sighting.Call.Coverage, "server_watched")
+		}
 	}
 	p.join.Add(u.sighting)
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -140,6 +141,25 @@ func TestALostEndStillNamesItsProcess(t *testing.T) {
 	p.tick(w.now + time.Minute)
 	p.finish()
 	if len(calls) != 2 || calls[1].GetObserved() != v1.Observed_OBSERVED_CLIENT || calls[1].GetDestination().GetProcess() != "nginx" {
+		t.Errorf("calls: %v", calls)
+	}
+}
+
+// TestAWatchedServerIsNotCountedForItsClient: all of the server's end of a second connection was lost. The loss is counted
+// at that end, so the client's sighting must say that it is no call of an unwatched server.
+func TestAWatchedServerIsNotCountedForItsClient(t *testing.T) {
+	var calls []*v1.Call
+	p := testPipeline(func(c *v1.Call) { calls = append(calls, c) })
+	w := newWire(0, p.chunk)
+	w.call(request("/users/1"), answer(`{}`))
+	other := newWire(1, func(c *chunk.Chunk) {
+		if c.Owner.Comm == "curl" {
+			p.chunk(c)
+		}
+	})
+	other.call(request("/users/2"), answer(`{}`))
+	p.tick(other.now + settleTime)
+	if len(calls) != 2 || !slices.Contains(calls[1].GetCoverage(), "server_watched") || slices.Contains(calls[0].GetCoverage(), "server_watched") {
 		t.Errorf("calls: %v", calls)
 	}
 }

@@ -116,7 +116,7 @@ func matches(pattern, name string) bool {
 
 func isStd(name string) bool { return !strings.Contains(strings.Split(name, "/")[0], ".") }
 
-func TestImportsFollowTheTable(t *testing.T) {
+func TestHouseImportsFollowTheTable(t *testing.T) {
 	for name, r := range rooms(t) {
 		allowed, ok := mayImport[name]
 		if !ok {
@@ -135,7 +135,7 @@ func TestImportsFollowTheTable(t *testing.T) {
 	}
 }
 
-func TestAgentAndCollectorMeetOnlyInProto(t *testing.T) {
+func TestHouseAgentAndCollectorMeetOnlyInProto(t *testing.T) {
 	all := rooms(t)
 	for name := range all {
 		for _, dep := range closure(all, name) {
@@ -168,7 +168,7 @@ func isPure(name string) bool {
 		name != "proto/spile/v1" && name != "agent/parse/parsetest"
 }
 
-func TestPureRoomsArePure(t *testing.T) {
+func TestHousePureRoomsArePure(t *testing.T) {
 	all := rooms(t)
 	for name := range all {
 		if !isPure(name) {
@@ -208,7 +208,7 @@ func checkPure(t *testing.T, name string, r room) {
 	}
 }
 
-func TestEveryPackageHasOneDocThatTeaches(t *testing.T) {
+func TestHouseEveryPackageHasOneDocThatTeaches(t *testing.T) {
 	for name, r := range rooms(t) {
 		var docs []string
 		for _, f := range append(slices.Clone(r.GoFiles), r.IgnoredFiles...) {
@@ -230,7 +230,7 @@ func docStart(r room) string {
 	return "Package " + r.Name
 }
 
-func TestNoInitAndNoMutableGlobals(t *testing.T) {
+func TestHouseNoInitAndNoMutableGlobals(t *testing.T) {
 	for name, r := range rooms(t) {
 		for _, f := range r.GoFiles {
 			if generated(f) {
@@ -298,7 +298,7 @@ func generated(name string) bool {
 	return strings.HasSuffix(name, ".pb.go") || strings.HasSuffix(name, "_bpfel.go")
 }
 
-func TestFilesStayShort(t *testing.T) {
+func TestHouseFilesStayShort(t *testing.T) {
 	walk(t, func(p string, data []byte) {
 		switch path.Ext(p) {
 		case ".go", ".c", ".h", ".sh":
@@ -309,7 +309,7 @@ func TestFilesStayShort(t *testing.T) {
 	})
 }
 
-func TestTopLevelHoldsOnlyTheHouse(t *testing.T) {
+func TestHouseTopLevelHoldsOnlyTheHouse(t *testing.T) {
 	want := []string{"bpf", "agent", "collector", "proto", "deploy", "go.mod", "go.sum", "Makefile", "README.md", "LICENSE", "bin"}
 	entries, err := os.ReadDir("..")
 	if err != nil {
@@ -322,7 +322,7 @@ func TestTopLevelHoldsOnlyTheHouse(t *testing.T) {
 	}
 }
 
-func TestNoRoomIsADrawer(t *testing.T) {
+func TestHouseNoRoomIsADrawer(t *testing.T) {
 	for name := range rooms(t) {
 		for _, part := range strings.Split(name, "/") {
 			if slices.Contains([]string{"util", "utils", "common", "internal", "pkg", "helper", "helpers", "base", "manager", "types", "models", "docs"}, part) {
@@ -332,8 +332,8 @@ func TestNoRoomIsADrawer(t *testing.T) {
 	}
 }
 
-// TestBPFReadsUserMemoryOnlyAsUserMemory keeps bare bpf_probe_read (which follows any pointer) and every write to user memory out.
-func TestBPFReadsUserMemoryOnlyAsUserMemory(t *testing.T) {
+// TestHouseBPFReadsUserMemoryOnlyAsUserMemory keeps bare bpf_probe_read (which follows any pointer) and every write to user memory out.
+func TestHouseBPFReadsUserMemoryOnlyAsUserMemory(t *testing.T) {
 	for _, bad := range []string{"bpf_probe_read(", "bpf_probe_read_str(", "bpf_probe_write_user", "bpf_override_return", "bpf_send_signal"} {
 		walk(t, func(p string, data []byte) {
 			if (path.Ext(p) == ".c" || path.Ext(p) == ".h") && bytes.Contains(data, []byte(bad)) {

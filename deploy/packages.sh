@@ -4,7 +4,7 @@ set -euo pipefail
 declare -A need=(
 	[test]="nginx:nginx-light h2load:nghttp2-client openssl:openssl curl:curl python3:python3 ip:iproute2 unshare:util-linux cc:gcc /usr/include/stdio.h:libc6-dev"
 	[check]="clang-14:clang-14 llvm-strip-14:llvm-14 protoc:protobuf-compiler /usr/include/bpf/bpf_helpers.h:libbpf-dev /usr/include/google/protobuf/timestamp.proto:libprotobuf-dev"
-	[vm]="qemu-system-x86_64:qemu-system-x86 /bin/busybox:busybox-static openssl:openssl curl:curl"
+	[vm]="qemu-system-x86_64:qemu-system-x86 /bin/busybox:busybox-static openssl:openssl curl:curl python3:python3"
 )
 missing=()
 for pair in ${need[${1:?test, check or vm}]}; do

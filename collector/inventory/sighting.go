@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	v1 "github.com/spile/spile/proto/spile/v1"
@@ -19,7 +20,7 @@ type sighting struct {
 func sightingOf(c *v1.Call) sighting {
 	s := sighting{exists: exists(c.StatusCode), protocol: protocolOf(c)}
 	s.clientOnly = c.Observed == v1.Observed_OBSERVED_CLIENT
-	s.counts = !s.clientOnly || c.GetDestination().GetProcess() == ""
+	s.counts = !s.clientOnly || c.GetDestination().GetProcess() == "" && !slices.Contains(c.GetCoverage(), "server_watched")
 	if t := c.Time; t != nil {
 		s.nanos = t.Seconds*1e9 + int64(t.Nanos)
 	}

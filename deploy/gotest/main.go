@@ -1,7 +1,8 @@
 // Command gotest runs `go test -json`, prints what go test would print, and holds the skipped tests against a list.
 //
 // A test may skip where a machine lacks something, and must say why. Skips that nobody expected are how a suite rots,
-// so each skipped test must match a line of deploy/skips.txt; any other skip fails the run. The last lines are go test's own.
+// so each skipped test must match a line of deploy/skips.txt; any other skip fails the run.
+// The sum comes before the last line, which is go test's own.
 package main
 
 import (
@@ -60,6 +61,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	for _, s := range t.unexpected {
 		fmt.Fprintf(stdout, "not in %s: %s\n", skipList, s)
 	}
+	fmt.Fprint(stdout, t.held)
 	if err != nil || t.failed > 0 || len(t.unexpected) > 0 {
 		return 1
 	}
@@ -69,6 +71,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 // tally keeps each test's output until its verdict is known.
 type tally struct {
 	output                  map[string][]string
+	held                    string // go test's latest package line: the last of them closes the output
 	expected                []string
 	unexpected              []string
 	passed, failed, skipped int
@@ -80,7 +83,10 @@ func (t *tally) add(e event) {
 	switch e.Action {
 	case "output":
 		if e.Test == "" {
-			fmt.Fprint(t.stdout, packageLine(e.Output))
+			if line := packageLine(e.Output); line != "" {
+				fmt.Fprint(t.stdout, t.held)
+				t.held = line
+			}
 			return
 		}
 		t.output[key] = append(t.output[key], e.Output)

@@ -117,7 +117,8 @@ type Call struct {
 	Request    *Content     `protobuf:"bytes,21,opt,name=request,proto3" json:"request,omitempty"`
 	Response   *Content     `protobuf:"bytes,22,opt,name=response,proto3" json:"response,omitempty"`
 	Signatures []*Signature `protobuf:"bytes,23,rep,name=signatures,proto3" json:"signatures,omitempty"`
-	// What limits this record: "late_join", "truncated", "gap", "unknown_header", "peer_unknown", "no_body".
+	// What limits this record: "late_join", "truncated", "gap", "unknown_header", "peer_unknown", "no_body";
+	// "server_watched" where only the client saw the call although its server is watched.
 	Coverage      []string `protobuf:"bytes,24,rep,name=coverage,proto3" json:"coverage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
