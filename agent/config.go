@@ -77,6 +77,9 @@ func (c *config) parse(args []string, env func(string) (string, bool)) ([]string
 			return nil, err
 		}
 	}
+	if c.ringBytes < 1<<16 || c.ringBytes > 1<<30 || c.ringBytes&(c.ringBytes-1) != 0 {
+		return nil, usageError{fmt.Errorf("--ring-bytes %d: want a power of two from 65536 to 1073741824", c.ringBytes)}
+	}
 	if c.output != "table" && c.output != "json" {
 		return nil, usageError{fmt.Errorf("-o %s: want table or json", c.output)}
 	}

@@ -66,7 +66,7 @@ func TestMistakesAreNamed(t *testing.T) {
 		{[]string{"--ring-bytes"}, nil, exitUsage, "ring-bytes"},
 		{nil, []string{"SPILE_RING_BYTES=x"}, exitUsage, "SPILE_RING_BYTES"},
 		{[]string{"observe"}, nil, exitUsage, "unknown verb"},
-		{[]string{"replay"}, nil, exitUsage, "takes 1 arguments"},
+		{[]string{"replay"}, nil, exitUsage, "the file is missing"},
 		{[]string{"replay", "a", "-o", "xml"}, nil, exitUsage, "want table or json"},
 		{[]string{"--target", "process=x"}, nil, exitUsage, "process"},
 	} {

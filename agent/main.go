@@ -107,8 +107,11 @@ func dispatch(ctx context.Context, w world) error {
 		if err != nil {
 			return err
 		}
-		if len(args) != v.args {
-			return usageError{fmt.Errorf("%s takes %d arguments, got %d: %s", strings.TrimSpace("spile-agent "+v.name), v.args, len(args), strings.Join(args, " "))}
+		switch {
+		case len(args) < v.args:
+			return usageError{fmt.Errorf("spile-agent %s FILE: the file is missing", v.name)}
+		case len(args) > v.args:
+			return usageError{fmt.Errorf("%s: unexpected argument %q", strings.TrimSpace("spile-agent "+v.name), args[v.args])}
 		}
 		return v.do(ctx, w, c, args)
 	}
@@ -120,7 +123,7 @@ func help(out io.Writer) {
 
   spile-agent [flags]               watch, until SIGINT or SIGTERM
   spile-agent doctor [-o json]      what this kernel and host allow, and what to do about the rest
-  spile-agent record FILE [--raw]   write what the kernel shows to FILE (0600), every value masked
+  spile-agent record FILE [--raw]   write what the kernel shows to FILE (0600), values masked
   spile-agent replay FILE [-o json] the calls that a recording holds
   spile-agent version
 

@@ -33,7 +33,10 @@ func record(ctx context.Context, w world, c config, args []string) (err error) {
 	defer t.close()
 	f, err := os.OpenFile(args[0], os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		return fmt.Errorf("record (the file must not exist yet): %w", err)
+		if errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("record: %s exists already: recordings are not overwritten", args[0])
+		}
+		return fmt.Errorf("record: %w", err)
 	}
 	buffered := bufio.NewWriterSize(f, 1<<20)
 	defer func() { err = errors.Join(err, buffered.Flush(), f.Close()) }()

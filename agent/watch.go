@@ -51,6 +51,12 @@ func watch(ctx context.Context, w world, c config, _ []string) error {
 	if err := needsRoot(); err != nil {
 		return err
 	}
+	// A target that cannot be found is told before anybody is asked for a key.
+	selection, err := spec.Open(procfs)
+	if err != nil {
+		return err
+	}
+	selection.Close()
 	credentials, err := credentials(c)
 	if err != nil {
 		return err

@@ -171,6 +171,7 @@ func (h Host) try(f Feature) error {
 // short keeps the first line: a verifier's log is for developers.
 func short(err error) string {
 	line, _, _ := strings.Cut(err.Error(), "\n")
+	line, _, _ = strings.Cut(line, " (MEMLOCK may be too low") // the library's guess at every refusal
 	const most = 160
 	return line[:min(len(line), most)]
 }
