@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 
@@ -65,8 +66,16 @@ func decoder() func([]byte) ([]*v1.Call, error) {
 	}
 }
 
-// errLoading says that what is shown is not yet all there is.
-var errLoading = errors.New("the inventory is being loaded")
+// errLoading says that what could be shown is not yet all there is.
+var errLoading = errors.New("the inventory is still loading")
+
+// loading tells why the inventory cannot be asked yet: half of it would look like all of it.
+func (c *collector) loading() error {
+	if n := c.owners.Loaded(); n < journal.Partitions {
+		return fmt.Errorf("%w (%d of %d partitions)", errLoading, n, journal.Partitions)
+	}
+	return nil
+}
 
 // ownersCounts is the owners' part of a status.
 func ownersCounts(s owner.Stats) []*v1.Count {
@@ -76,7 +85,7 @@ func ownersCounts(s owner.Stats) []*v1.Count {
 	return []*v1.Count{
 		count("records", s.Records, false), count("calls", s.Calls, false), count("duplicate_records", s.Duplicates, false),
 		count("commits", s.Commits, false), count("restarts", s.Restarts, false), count("candidates", uint64(s.Candidates), false),
-		count("stale_partitions", uint64(s.Stale), false), count("late_records", s.Late, false), count("undecodable_records", s.Undecodable, false),
+		count("stale_partitions", uint64(s.Stale), false), count("loading_partitions", uint64(s.Loading), false), count("late_records", s.Late, false), count("undecodable_records", s.Undecodable, false),
 		count("calls_lost", s.LostCalls, true),
 	}
 }

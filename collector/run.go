@@ -214,7 +214,7 @@ func (c *collector) openServers() (err error) {
 	c.query, err = query.New(query.Config{
 		Credentials: creds,
 		Sources: query.Sources{
-			History: c.history, Services: c.owners.Services, Endpoints: c.owners.Endpoints, Findings: c.owners.Findings,
+			Loading: c.loading, History: c.history, Services: c.owners.Services, Endpoints: c.owners.Endpoints, Findings: c.owners.Findings,
 			Agents: c.intake.Agents, Status: c.status, Sinks: c.sinks,
 		},
 		Calls: c.feeds.calls, Changes: c.feeds.changes, Token: c.identity.Token(), TokenFile: c.tokenFile, Now: c.world.Now,

@@ -169,6 +169,9 @@ func (c *client) explain(ctx context.Context, err error) error {
 	}
 	switch st.Code() {
 	case codes.Unavailable:
+		if loading(err) {
+			return &Failure{Code: ExitUnreachable, Err: fmt.Errorf("the collector at %s: %s; ask again, or see its log", c.name, st.Message())}
+		}
 		return &Failure{Code: ExitUnreachable, Err: fmt.Errorf("cannot reach the collector at %s: %s", c.name, c.remedy(st.Message()))}
 	case codes.DeadlineExceeded:
 		return &Failure{Code: ExitUnreachable, Err: fmt.Errorf("the collector at %s did not answer within %s: see its log", c.name, callTimeout)}

@@ -49,13 +49,13 @@ func watchFindings(ctx context.Context, w World, at where, out output, req *v1.W
 		return err
 	}
 	defer c.Close()
-	stream, err := v1.NewFindingsClient(c).WatchFindings(c.stream(ctx), req)
+	next, err := c.findings(ctx, req)
 	if err != nil {
 		return c.explain(ctx, err)
 	}
 	t := newFindingTable(w, true)
 	for {
-		f, err := stream.Recv()
+		f, err := next()
 		if err != nil {
 			return c.explain(ctx, err)
 		}

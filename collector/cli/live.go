@@ -91,12 +91,12 @@ func followCalls(ctx context.Context, c *client, from time.Time, out chan<- any)
 }
 
 func followFindings(ctx context.Context, c *client, out chan<- any) error {
-	stream, err := v1.NewFindingsClient(c).WatchFindings(ctx, &v1.WatchFindingsRequest{})
+	next, err := c.findings(ctx, &v1.WatchFindingsRequest{})
 	if err != nil {
-		return err
+		return ended(err)
 	}
 	for {
-		f, err := stream.Recv()
+		f, err := next()
 		if err != nil {
 			return ended(err)
 		}

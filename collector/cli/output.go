@@ -51,9 +51,14 @@ func printLines[M proto.Message](w io.Writer, items ...M) error {
 func pages[T any](ctx context.Context, c *client, ask func(ctx context.Context, token string) ([]T, string, error)) ([]T, error) {
 	var all []T
 	for token := ""; ; {
-		bounded, cancel := c.call(ctx)
-		items, next, err := ask(bounded, token)
-		cancel()
+		var items []T
+		var next string
+		err := patient(ctx, func() (err error) {
+			bounded, cancel := c.call(ctx)
+			defer cancel()
+			items, next, err = ask(bounded, token)
+			return err
+		})
 		if err != nil {
 			return nil, c.explain(ctx, err)
 		}

@@ -68,7 +68,7 @@ func printStatus(w World, name string, st *v1.GetStatusResponse, agents []*v1.Ag
 	row("collector", "%s at %s, up %s", orDash(st.GetVersion()), name, short(now.Sub(st.GetStarted().AsTime())))
 	row("agents", "%d of %d connected", connected, len(agents))
 	row("calls", "%d received, %d refused, %s", st.GetCallsReceived(), st.GetCallsRefused(), plural(st.GetDuplicates(), "duplicate batch"))
-	row("inventory", "%s, %s, %s", plural(st.GetServices(), "service"), plural(st.GetEndpoints(), "endpoint"), plural(st.GetFindings(), "finding"))
+	row("inventory", "%s%s, %s, %s", loadingNote(st.GetCounts()), plural(st.GetServices(), "service"), plural(st.GetEndpoints(), "endpoint"), plural(st.GetFindings(), "finding"))
 	row("journal", "%s, %s", size(st.GetJournalBytes()), lagText(st.GetLagBatches()))
 	for _, line := range stages(st.GetCounts()) {
 		row("  "+line.stage, "%s", line.text)
@@ -93,6 +93,16 @@ func printStatus(w World, name string, st *v1.GetStatusResponse, agents []*v1.Ag
 		return err
 	}
 	return printTrouble(w, agents)
+}
+
+// loadingNote says that the figures of the inventory are not all there yet.
+func loadingNote(counts []*v1.Count) string {
+	for _, c := range counts {
+		if c.GetStage() == "inventory" && c.GetName() == "loading_partitions" && c.GetValue() > 0 {
+			return fmt.Sprintf("loading (%s to go); so far ", plural(c.GetValue(), "partition"))
+		}
+	}
+	return ""
 }
 
 func lagText(batches uint64) string {

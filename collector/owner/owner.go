@@ -118,6 +118,18 @@ func (o *Owners) Ready() bool {
 	return true
 }
 
+// Loaded counts the partitions that have loaded their state since the start. One that starts over after an error shows meanwhile
+// what it knew, and one that another owner has shows nothing: neither is loading.
+func (o *Owners) Loaded() int {
+	n := 0
+	for _, p := range o.partitions {
+		if p.loaded.Load() {
+			n++
+		}
+	}
+	return n
+}
+
 // Services returns all services by name.
 func (o *Owners) Services() []*v1.Service {
 	var all []*v1.Service
@@ -188,8 +200,8 @@ type Stats struct {
 	Late, Undecodable, LostCalls uint64
 	// Commits that were stored; Restarts of a partition after an error.
 	Commits, Restarts uint64
-	// Stale partitions belong to another owner now.
-	Stale int
+	// Stale partitions belong to another owner now; Loading ones have never been loaded.
+	Stale, Loading int
 	// Lag is how many records were behind those last read.
 	Lag uint64
 	// Sizes of the inventory.

@@ -38,6 +38,7 @@ type partition struct {
 	lastCost time.Duration          // of the last commit
 
 	state    atomic.Uint32
+	loaded   atomic.Bool // once at least: what it shows is what was stored, or newer
 	counters counters
 
 	mu       sync.Mutex
@@ -128,6 +129,7 @@ func (p *partition) own(ctx context.Context) error {
 		})
 	}()
 	p.state.Store(uint32(owning))
+	p.loaded.Store(true)
 
 	commitAt := time.NewTimer(time.Hour)
 	commitAt.Stop()

@@ -143,6 +143,9 @@ func (p *partition) addStats(sum *Stats) {
 	if p.status() == stale {
 		sum.Stale++
 	}
+	if !p.loaded.Load() {
+		sum.Loading++
+	}
 	services, active, candidates := p.view().Counts()
 	sum.Services += services
 	sum.Endpoints += active

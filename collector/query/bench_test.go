@@ -15,7 +15,7 @@ func BenchmarkListEndpoints(b *testing.B) {
 	for i := range all {
 		all[i] = &v1.Endpoint{Id: fmt.Sprintf("e:%016x", i), Service: fmt.Sprintf("service-%03d.example", i/500), Method: "GET", Route: fmt.Sprintf("/api/things-%d/{id}", i%500), State: "active"}
 	}
-	i := &inventory{s: &Server{cfg: Config{Now: time.Now, Sources: Sources{Endpoints: func(string) []*v1.Endpoint { return all }}}}}
+	i := &inventory{s: &Server{cfg: Config{Now: time.Now, Sources: Sources{Loading: func() error { return nil }, Endpoints: func(string) []*v1.Endpoint { return all }}}}}
 	token := ""
 	for range 50 {
 		res, err := i.ListEndpoints(context.Background(), &v1.ListEndpointsRequest{PageSize: 1000, PageToken: token})

@@ -26,6 +26,7 @@ type world struct {
 	endpoints []*v1.Endpoint
 	findings  []*v1.Finding
 	boom      bool
+	loading   error
 }
 
 type storedBatch struct {
@@ -63,6 +64,11 @@ func serve(t *testing.T, w *world, change func(*Config)) (s *Server, local, remo
 	cfg := Config{
 		Calls: NewFeed(0), Changes: NewChanges(), Token: token, TokenFile: "/data/token", Now: time.Now,
 		Sources: Sources{
+			Loading: func() error {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				return w.loading
+			},
 			History:   w.history,
 			Services:  func() []*v1.Service { return w.services },
 			Endpoints: func(string) []*v1.Endpoint { return w.endpoints },

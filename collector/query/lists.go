@@ -41,6 +41,9 @@ func endpointKey(e *v1.Endpoint) key {
 
 // ListServices pages services by name.
 func (i *inventory) ListServices(_ context.Context, req *v1.ListServicesRequest) (*v1.ListServicesResponse, error) {
+	if err := i.s.loading(); err != nil {
+		return nil, err
+	}
 	p, err := parsePage(req.GetPageSize(), req.GetPageToken(), "services")
 	if err != nil {
 		return nil, err
@@ -51,6 +54,9 @@ func (i *inventory) ListServices(_ context.Context, req *v1.ListServicesRequest)
 
 // ListEndpoints pages endpoints by service, route, method and id.
 func (i *inventory) ListEndpoints(_ context.Context, req *v1.ListEndpointsRequest) (*v1.ListEndpointsResponse, error) {
+	if err := i.s.loading(); err != nil {
+		return nil, err
+	}
 	p, err := parsePage(req.GetPageSize(), req.GetPageToken(), "endpoints", req.GetService(), strconv.FormatBool(req.GetCandidates()))
 	if err != nil {
 		return nil, err
@@ -86,6 +92,9 @@ type findings struct {
 
 // ListFindings pages findings by id, which never changes.
 func (f *findings) ListFindings(_ context.Context, req *v1.ListFindingsRequest) (*v1.ListFindingsResponse, error) {
+	if err := f.s.loading(); err != nil {
+		return nil, err
+	}
 	p, err := parsePage(req.GetPageSize(), req.GetPageToken(), "findings", req.GetService(), req.GetRule())
 	if err != nil {
 		return nil, err
@@ -96,6 +105,9 @@ func (f *findings) ListFindings(_ context.Context, req *v1.ListFindingsRequest) 
 
 // WatchFindings sends the findings as they are, then each change.
 func (f *findings) WatchFindings(req *v1.WatchFindingsRequest, stream v1.Findings_WatchFindingsServer) error {
+	if err := f.s.loading(); err != nil {
+		return err
+	}
 	release, ok := f.s.follow()
 	if !ok {
 		return tooMany(cap(f.s.followers))
@@ -181,6 +193,15 @@ func (k *sinks) ListSinks(context.Context, *v1.ListSinksRequest) (*v1.ListSinksR
 	list := slices.Clone(k.s.cfg.Sources.Sinks())
 	slices.SortFunc(list, func(x, y *v1.Sink) int { return strings.Compare(x.GetName(), y.GetName()) })
 	return &v1.ListSinksResponse{Sinks: list}, nil
+}
+
+// loading refuses what would be answered with a part of the whole. Followers of findings are refused as well: what is restored
+// after they came is no change, and they would never hear of it.
+func (s *Server) loading() error {
+	if err := s.cfg.Sources.Loading(); err != nil {
+		return status.Error(codes.Unavailable, err.Error())
+	}
+	return nil
 }
 
 func tooMany(limit int) error {

@@ -52,6 +52,8 @@ type Batch struct {
 // Sources are the owners of what is shown. Each function is safe for concurrent use and returns values that nobody
 // changes afterwards.
 type Sources struct {
+	// Loading says why services, endpoints and findings are not all there yet; nil when they are.
+	Loading func() error
 	// History hands over what the journal stored from stored on, in its order, until the end or until yield is false.
 	History   func(ctx context.Context, stored time.Time, yield func(Batch) bool) error
 	Services  func() []*v1.Service
