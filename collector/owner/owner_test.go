@@ -25,7 +25,8 @@ func TestEachCallCountsOnceWhateverComesTwice(t *testing.T) {
 			put(t, j, service, record)
 		}
 		if n == 20 {
-			eventually(t, "half is in", func() bool { return r.Stats().Calls == 21*50 })
+			// The duplicates are in other partitions than the last record: unread ones would count in the next life.
+			eventually(t, "half is in", func() bool { s := r.Stats(); return s.Calls == 21*50 && s.Duplicates == 7 })
 			r.stop()
 			r = start(t, j, nil)
 		}
