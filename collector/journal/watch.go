@@ -15,6 +15,8 @@ const (
 	ackWait = 6 * time.Second
 	// retryWait is the pause before a value whose handler failed comes again.
 	retryWait = time.Second
+	// ackTimeout is how long keeping the position may take; after ackWait the value comes again anyway.
+	ackTimeout = ackWait / 2
 )
 
 // Watch hands each change of the keys that begin with keyPrefix (whole tokens, such as "fi") to fn, and remembers under the
@@ -80,7 +82,10 @@ func handle(ctx context.Context, m jetstream.Msg, fn func(uint64, string, []byte
 		_ = m.NakWithDelay(retryWait) // lost: the value comes again after ackWait instead
 		return err
 	}
-	if err := m.DoubleAck(ctx); err != nil {
+	// What fn has done is done: an orderly end meanwhile must not make it come again.
+	acked, cancel := context.WithTimeout(context.WithoutCancel(ctx), ackTimeout)
+	defer cancel()
+	if err := m.DoubleAck(acked); err != nil {
 		return fmt.Errorf("keep the position after %s: %w", m.Subject(), err)
 	}
 	return nil

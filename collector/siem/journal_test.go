@@ -59,6 +59,7 @@ func TestOutletOnTheJournal(t *testing.T) {
 		go func() { done <- o.Run(ctx, j.Watch, "fi") }()
 		during(j, o)
 		until(t, func() bool { b, _ := os.ReadFile(path); return strings.Count(string(b), "\n") >= lines })
+		until(t, func() bool { n, err := j.Backlog(t.Context(), o.Durable()); return err == nil && n == 0 })
 		cancel()
 		if err := <-done; err != nil {
 			t.Fatal(err)
