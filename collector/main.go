@@ -75,6 +75,6 @@ func system() world {
 // run is the whole program on any world.
 func run(ctx context.Context, w world) int {
 	root := cli.Root(w.World, upVerb(w), collectorVerb(w), cli.ReplayVerb(w.World, replayer(w)))
-	cli.EnrollVerb(w.World, root, func(data, node, out string) error { return enroll(data, node, out, w.Now) })
+	cli.EnrollVerb(w.World, root, func(data, node, out string, force bool) error { return enroll(data, node, out, force, w.Now) })
 	return cli.Run(ctx, w.World, root)
 }

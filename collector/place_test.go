@@ -18,7 +18,7 @@ import (
 func TestEveryVerbExplainsItself(t *testing.T) {
 	w, _, _ := testWorld("")
 	root := cli.Root(w.World, upVerb(w), collectorVerb(w), cli.ReplayVerb(w.World, replayer(w)))
-	cli.EnrollVerb(w.World, root, func(string, string, string) error { return nil })
+	cli.EnrollVerb(w.World, root, func(string, string, string, bool) error { return nil })
 	var read func(*cobra.Command)
 	read = func(cmd *cobra.Command) {
 		args := append(strings.Fields(cmd.CommandPath())[1:], "--help")
@@ -53,6 +53,20 @@ func TestWellKnownSocket(t *testing.T) {
 		code, _, _ := spile(t, "status", "--server", "unix:"+link)
 		return code == 0
 	})
+	// A second one leaves the link alone, at its start and at its end.
+	second, _, said := testWorld("", "collector", "--data", t.TempDir(), "--listen", "127.0.0.1:0", "--agents-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0")
+	second.runDir = w.runDir
+	ctx2, cancel2 := context.WithCancel(context.Background())
+	done2 := make(chan int, 1)
+	go func() { done2 <- run(ctx2, second) }()
+	until(t, "the second says that it has no link", func() bool { return strings.Contains(said.String(), "another collector answers") })
+	cancel2()
+	if code := <-done2; code != 0 {
+		t.Errorf("the second: exit %d: %s", code, said)
+	}
+	if to, err := os.Readlink(link); err != nil || to != filepath.Join(data, "query.sock") {
+		t.Errorf("after the second the link leads to %q: %v", to, err)
+	}
 	cancel()
 	if code := <-done; code != 0 {
 		t.Errorf("exit %d: %s", code, errs)

@@ -303,13 +303,20 @@ func (c *collector) run(ctx context.Context) error {
 	return err
 }
 
-// linkSocket makes the socket findable without --data. It is a convenience: where it fails, --data works.
+// linkSocket makes the socket findable without --data. It is a convenience: where it fails, --data works. The first collector
+// that runs has it.
 func (c *collector) linkSocket() {
 	if c.world.runDir == "" {
 		return
 	}
 	link := filepath.Join(c.world.runDir, socketName)
 	err := os.MkdirAll(c.world.runDir, 0o755)
+	if to, e := os.Readlink(link); err == nil && e == nil && to != c.socket {
+		if conn, e := net.DialTimeout("unix", link, time.Second); e == nil {
+			conn.Close()
+			err = fmt.Errorf("it leads to %s, where another collector answers", to)
+		}
+	}
 	if err == nil {
 		err = relink(c.socket, link)
 	}

@@ -15,6 +15,9 @@ import (
 	"github.com/spile/spile/collector/identity"
 )
 
+// keyName is the file of an agent's private key.
+const keyName = "agent.key"
+
 func collectorVerb(w world) *cobra.Command {
 	var cfg config
 	cmd := &cobra.Command{
@@ -45,12 +48,20 @@ func collectorVerb(w world) *cobra.Command {
 
 // enroll writes a certificate for a node on another host. It opens the same identity as a running collector does, so both
 // agree on the authority whoever comes first.
-func enroll(data, node, out string, now func() time.Time) error {
+func enroll(data, node, out string, force bool, now func() time.Time) error {
 	if data == "" {
 		data = defaultData
 	}
 	if _, err := os.Stat(data); err != nil {
 		return fmt.Errorf("open the data directory: %w; name the collector's with --data", err)
+	}
+	// The key is kept nowhere else: whoever replaces it by mistake cuts an agent off when it restarts.
+	key := filepath.Join(out, keyName)
+	if _, err := os.Lstat(key); !force && !errors.Is(err, os.ErrNotExist) {
+		if err != nil {
+			return fmt.Errorf("look for %s: %w", key, cause(err))
+		}
+		return fmt.Errorf("%s is there already: choose another --out, or replace it with --force", key)
 	}
 	id, err := identity.Open(identityDir(data), now)
 	if err != nil {
@@ -74,7 +85,7 @@ func writeBundle(id *identity.Authority, node, dir string) error {
 	for _, f := range []struct {
 		name string
 		pem  []byte
-	}{{"ca.crt", bundle.CA}, {"agent.crt", bundle.Cert}, {"agent.key", bundle.Key}} {
+	}{{"ca.crt", bundle.CA}, {"agent.crt", bundle.Cert}, {keyName, bundle.Key}} {
 		if err := writePrivate(filepath.Join(dir, f.name), f.pem); err != nil {
 			return err
 		}

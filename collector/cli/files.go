@@ -76,12 +76,12 @@ func printed[M proto.Message](w World, asJSON bool, items []M, table func(World,
 }
 
 // EnrollVerb adds `agents enroll`, which works on the data directory of a collector, running or not.
-func EnrollVerb(w World, root *cobra.Command, enroll func(data, node, out string) error) {
+func EnrollVerb(w World, root *cobra.Command, enroll func(data, node, out string, force bool) error) {
 	agents, _, err := root.Find([]string{"agents"})
 	if err != nil {
 		return
 	}
-	data, out := w.Getenv("SPILE_DATA"), ""
+	data, out, force := w.Getenv("SPILE_DATA"), "", false
 	cmd := &cobra.Command{
 		Use: "enroll NODE", Short: "Write the certificate of an agent on another host",
 		Long: "Write ca.crt, agent.crt and agent.key for an agent on another host, signed by the authority in the\n" +
@@ -98,12 +98,13 @@ func EnrollVerb(w World, root *cobra.Command, enroll func(data, node, out string
 		},
 	}
 	cmd.Flags().StringVar(&data, "data", data, "data directory of the collector (default /var/lib/spile)")
+	cmd.Flags().BoolVar(&force, "force", false, "replace a key that is there already")
 	cmd.Flags().StringVar(&out, "out", "", "directory to write to; it is made with mode 0700")
 	cmd.RunE = Do(func(_ context.Context, args []string) error {
 		if out == "" {
 			return Usage("agents enroll: say where to write to with --out DIR")
 		}
-		if err := enroll(data, cmd.Flags().Arg(0), out); err != nil {
+		if err := enroll(data, cmd.Flags().Arg(0), out, force); err != nil {
 			return err
 		}
 		whose := "node " + Clean(cmd.Flags().Arg(0))
