@@ -162,7 +162,7 @@ func sinksVerb(w World) *cobra.Command {
 	at.flags(cmd.Flags(), w)
 	out.flags(cmd.Flags())
 	cmd.RunE = Do(func(ctx context.Context, _ []string) error {
-		return list(ctx, w, at, out, "no sink is configured (spile collector --sink kind=file,format=ocsf,path=FILE)",
+		return list(ctx, w, at, out, "no sink is configured (spile collector --sink file,format=ocsf,path=FILE)",
 			func(ctx context.Context, c *client, _ string) ([]*v1.Sink, string, error) {
 				res, err := v1.NewSinksClient(c).ListSinks(ctx, &v1.ListSinksRequest{})
 				return res.GetSinks(), "", err

@@ -121,6 +121,18 @@ func (c Config) resolve() (Config, kind, format, error) {
 	bad := func(f string, args ...any) (Config, kind, format, error) {
 		return c, kind{}, format{}, fmt.Errorf("open sink %q: %w: %s", c.Name, ErrConfig, fmt.Sprintf(f, args...))
 	}
+	// The kind before the name, which is the kind where none is given.
+	var chosen kind
+	var known []string
+	for _, k := range kinds() {
+		if k.name == c.Kind {
+			chosen = k
+		}
+		known = append(known, k.name)
+	}
+	if chosen.name == "" {
+		return bad("kind %q is not one of %s", c.Kind, strings.Join(known, ", "))
+	}
 	if strings.Trim(c.Name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") != "" || len(c.Name) > 64 {
 		return bad("the name may hold letters, digits, - and _ only, 64 at most")
 	}
@@ -132,18 +144,10 @@ func (c Config) resolve() (Config, kind, format, error) {
 	}
 	var names []string
 	for _, f := range formats() {
-		if f.name != c.Format {
-			names = append(names, f.name)
-			continue
+		if f.name == c.Format {
+			return c, chosen, f, nil
 		}
-		names = names[:0]
-		for _, k := range kinds() {
-			if k.name == c.Kind {
-				return c, k, f, nil
-			}
-			names = append(names, k.name)
-		}
-		return bad("kind %q is not one of %s", c.Kind, strings.Join(names, ", "))
+		names = append(names, f.name)
 	}
 	return bad("format %q is not one of %s", c.Format, strings.Join(names, ", "))
 }
