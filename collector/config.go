@@ -15,7 +15,7 @@ import (
 	"github.com/spile/spile/collector/siem"
 )
 
-const defaultData = "/var/lib/spile"
+const defaultData = cli.DefaultData
 
 // config is everything that can be set for a collector, whoever starts it.
 type config struct {

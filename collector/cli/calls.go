@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	v1 "github.com/spile/spile/proto/spile/v1"
@@ -28,7 +29,7 @@ type callsFlags struct {
 	output
 	follow       bool
 	since, until string
-	last         uint32
+	last         lastCalls
 	filter       v1.CallFilter
 	status       string
 	not          []string
@@ -50,7 +51,7 @@ func callsVerb(w World) *cobra.Command {
 	flags.BoolVarP(&f.follow, "follow", "f", false, "go on with new calls")
 	flags.StringVar(&f.since, "since", "", "from this long ago (5m) or this time (RFC 3339) on")
 	flags.StringVar(&f.until, "until", "", "up to this long ago or this time")
-	flags.Uint32VarP(&f.last, "last", "n", 0, "only the newest this many")
+	flags.VarP(&f.last, "last", "n", "only the newest `N`, at most 10000")
 	flags.StringVar(&f.filter.Service, "service", "", "service")
 	flags.StringVar(&f.filter.Method, "method", "", "method")
 	flags.StringVar(&f.filter.Route, "route", "", "route, as the verb endpoints shows it")
@@ -83,10 +84,14 @@ func (f *callsFlags) run(ctx context.Context, w World) error {
 	if err != nil {
 		return c.explain(ctx, err)
 	}
-	table := newCallTable(w, f.follow)
+	table, shown := newCallTable(w, f.follow), 0
 	for {
 		res, err := stream.Recv()
 		if err != nil {
+			if errors.Is(err, io.EOF) && shown == 0 && !asJSON {
+				_, err := fmt.Fprintln(w.Stderr, "spile: "+f.none())
+				return err
+			}
 			if !asJSON && (errors.Is(err, io.EOF) || ctx.Err() != nil) {
 				if err := table.Flush(); err != nil {
 					return err
@@ -98,6 +103,7 @@ func (f *callsFlags) run(ctx context.Context, w World) error {
 		case *v1.GetEventsResponse_Lag:
 			fmt.Fprintf(w.Stderr, "spile: %s missed: this reader is too slow; narrow it with filters\n", plural(of.Lag.GetMissed(), "call"))
 		case *v1.GetEventsResponse_Call:
+			shown++
 			if asJSON {
 				err = printLines(w.Stdout, of.Call)
 			} else {
@@ -110,8 +116,16 @@ func (f *callsFlags) run(ctx context.Context, w World) error {
 	}
 }
 
+// none says why there may be nothing to show.
+func (f *callsFlags) none() string {
+	if f.since != "" || f.until != "" || len(f.not) > 0 || !proto.Equal(&f.filter, &v1.CallFilter{}) {
+		return "no such call (spile calls without filters shows the newest of all)"
+	}
+	return "no call yet (spile status says what is watched)"
+}
+
 func (f *callsFlags) request(now time.Time) (*v1.GetEventsRequest, error) {
-	req := &v1.GetEventsRequest{Follow: f.follow, Last: f.last}
+	req := &v1.GetEventsRequest{Follow: f.follow, Last: uint32(f.last)}
 	var err error
 	if req.Since, err = moment("--since", f.since, now); err != nil {
 		return nil, err
@@ -122,8 +136,8 @@ func (f *callsFlags) request(now time.Time) (*v1.GetEventsRequest, error) {
 	switch {
 	case f.follow && f.until != "":
 		return nil, Usage("--follow and --until exclude each other")
-	case f.last > maxLast:
-		return nil, Usage("--last %d: at most %d; use --since for more", f.last, maxLast)
+	case f.since != "" && f.until != "" && !req.Since.AsTime().Before(req.Until.AsTime()):
+		return nil, Usage("--since %s is not before --until %s: want the older first (--since 2h --until 1m)", f.since, f.until)
 	case f.last == 0 && f.since == "" && f.until == "" && f.follow:
 		req.Last = defaultLastFollow
 	case f.last == 0 && f.since == "" && f.until == "":
@@ -177,6 +191,25 @@ func denied(rule string) (*v1.CallFilter, error) {
 	return d, nil
 }
 
+// lastCalls is how many calls to show; 0 is as many as the verb decides.
+type lastCalls uint32
+
+// Set implements pflag.Value.
+func (l *lastCalls) Set(s string) error {
+	n, err := strconv.ParseUint(s, 10, 32)
+	if err != nil || n < 1 || n > maxLast {
+		return fmt.Errorf("want a number from 1 to %d; use --since for more", maxLast)
+	}
+	*l = lastCalls(n)
+	return nil
+}
+
+// String implements pflag.Value.
+func (l *lastCalls) String() string { return strconv.Itoa(int(*l)) }
+
+// Type implements pflag.Value.
+func (l *lastCalls) Type() string { return "N" }
+
 // statusFilter reads "404", "4xx" or "4".
 func statusFilter(s string) (uint32, error) {
 	if s == "" {
@@ -184,7 +217,7 @@ func statusFilter(s string) (uint32, error) {
 	}
 	digits := strings.TrimSuffix(strings.ToLower(s), "xx")
 	n, err := strconv.ParseUint(digits, 10, 32)
-	if err != nil || !(n >= 100 && n <= 999 && digits == strings.ToLower(s)) && !(n >= 1 && n <= 9) {
+	if err != nil || !(n >= 100 && n <= 999 && digits == strings.ToLower(s)) && !(n >= 1 && n <= 5) {
 		return 0, Usage("status %q: want a status (404) or a class (4xx)", s)
 	}
 	return uint32(n), nil

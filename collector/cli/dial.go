@@ -28,6 +28,8 @@ import (
 const (
 	// DefaultSocket is where a collector that runs as root can be found.
 	DefaultSocket = "/run/spile/query.sock"
+	// DefaultData is where a collector keeps what it has when it is not told otherwise.
+	DefaultData   = "/var/lib/spile"
 	socketName    = "query.sock"
 	tokenName     = "token"
 	callTimeout   = 15 * time.Second
@@ -40,12 +42,15 @@ const (
 // where tells which collector to ask.
 type where struct {
 	data, server, tokenFile, ca string
+	// usual is the data directory to take the token from when none is named.
+	usual string
 }
 
 func (a *where) flags(f *pflag.FlagSet, w World) {
+	a.usual = DefaultData
 	f.StringVar(&a.data, "data", w.Getenv("SPILE_DATA"), "data directory of the collector to ask")
 	f.StringVar(&a.server, "server", w.Getenv("SPILE_SERVER"), "address of the collector to ask: HOST:PORT or unix:PATH")
-	f.StringVar(&a.tokenFile, "token-file", w.Getenv("SPILE_TOKEN_FILE"), "file with the token for HOST:PORT (default: token in --data)")
+	f.StringVar(&a.tokenFile, "token-file", w.Getenv("SPILE_TOKEN_FILE"), "file with the token for HOST:PORT (default: token in --data or "+DefaultData+")")
 	f.StringVar(&a.ca, "ca", "", "certificate authority of a collector on another host (ca.crt of agents enroll)")
 }
 
@@ -119,18 +124,25 @@ func (a *where) credentials(host string) (credentials.TransportCredentials, erro
 	return nil, Usage("--server %s is another host: name its authority with --ca (ca.crt that agents enroll wrote), or forward the port and ask 127.0.0.1", a.server)
 }
 
-// readToken takes the token for a TCP server, where there is one.
+// readToken takes the token for a TCP server, where there is one. That of this host's usual collector is for this host only, and it
+// need not be there: the server then says where its own is.
 func (a *where) readToken(c *client) error {
 	path := a.tokenFile
 	if path == "" && a.data != "" {
 		path = filepath.Join(a.data, tokenName)
+	}
+	if path == "" && a.ca == "" && a.usual != "" {
+		path = filepath.Join(a.usual, tokenName)
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
 	}
 	if path == "" {
 		return nil
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return fmt.Errorf("read the token: %w", err)
+		return fmt.Errorf("read the token: %w; name another with --token-file or --data", err)
 	}
 	defer f.Close()
 	raw, err := io.ReadAll(io.LimitReader(f, maxTokenBytes))
@@ -141,6 +153,14 @@ func (a *where) readToken(c *client) error {
 		return fmt.Errorf("read the token: %s does not hold one", path)
 	}
 	return nil
+}
+
+// place names the collector and, where the socket is the well-known link, what it leads to.
+func (c *client) place() string {
+	if real, err := filepath.EvalSymlinks(c.socket); c.socket != "" && err == nil && real != c.socket {
+		return c.name + " (" + real + ")"
+	}
+	return c.name
 }
 
 // call bounds one unary call and carries the token.

@@ -48,7 +48,7 @@ func statusVerb(w World) *cobra.Command {
 		if err != nil {
 			return c.explain(ctx, err)
 		}
-		return printStatus(w, c.name, st, list.GetAgents())
+		return printStatus(w, c.place(), st, list.GetAgents())
 	})
 	return cmd
 }
@@ -144,7 +144,10 @@ func stages(counts []*v1.Count) []stageLine {
 	slices.SortStableFunc(order, func(a, b string) int { return cmp.Compare(stageRank(a), stageRank(b)) })
 	var out []stageLine
 	for _, s := range order {
-		text := cmp.Or(strings.Join(seen[s], ", "), "nothing yet") + "; lost: "
+		if len(seen[s])+len(lost[s]) == 0 {
+			continue
+		}
+		text := cmp.Or(strings.Join(seen[s], ", "), "nothing seen") + "; lost: "
 		if len(lost[s]) == 0 {
 			text += "none"
 		} else {

@@ -115,7 +115,7 @@ func TestMoments(t *testing.T) {
 			t.Errorf("status %s: %d %v", in, got, err)
 		}
 	}
-	for _, in := range []string{"20", "404xx", "x", "0", "-1", "1000"} {
+	for _, in := range []string{"20", "404xx", "x", "0", "-1", "1000", "6", "9xx"} {
 		if got, err := statusFilter(in); err == nil {
 			t.Errorf("status %s: %d", in, got)
 		}
