@@ -28,7 +28,7 @@ enum event_flags {
 	FLAG_TRUNCATED = 2, /* captured < length by the cap */
 	FLAG_FAULT = 4,     /* user memory could not be read */
 	FLAG_UNSEEN = 8,    /* bytes passed by a way that shows no buffer (sendfile, splice, io_uring) */
-	FLAG_HEAD = 16,     /* the kernel took the first bytes for the head of an HTTP message */
+	FLAG_HEAD = 16,     /* the kernel took the first bytes for the head of an HTTP message, or the preface of HTTP/2 */
 	FLAG_UNBOUND = 32,  /* no socket is known: peer = unknown */
 };
 
@@ -48,7 +48,7 @@ struct event {
 	__u32 seq;        /* per stream and direction, from 0 */
 	__u32 length;     /* bytes that moved */
 	__u32 captured;   /* bytes that follow */
-	__u32 heads;      /* heads of HTTP messages begun in this direction so far, this event included */
+	__u32 heads;      /* HTTP messages begun in this direction so far, this event included; of HTTP/2 the requests alone */
 	__u32 peer_heads; /* CLOSE only: of INGRESS (heads = EGRESS) */
 	__u8 local[16];   /* IPv4 as ::ffff:a.b.c.d */
 	__u8 remote[16];

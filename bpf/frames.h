@@ -63,6 +63,12 @@ static __always_inline bool is_request_frame(const union head *head)
 		at += 5;
 	__u8 field = b[at & 15];
 
+	if ((field & 0xe0) == 0x20) { /* the encoder follows a new table size first (RFC 7541 section 6.3) */
+		for (int i = 0; field == 0x3f && i < 3; i++)
+			if (!(b[++at & 15] & 0x80))
+				break;
+		field = b[++at & 15];
+	}
 	/* RFC 7541 section 6: indexed GET and POST, or a literal with the name of entry 2. */
 	return field == 0x82 || field == 0x83 || field == 0x42 || field == 0x02 || field == 0x12;
 }
@@ -96,8 +102,9 @@ static __always_inline void skip_frames(struct stream *s, __u8 direction, __u32 
  * Takes a head that is complete. What follows a frame is one, so only what cannot be is refused: each branch here is
  * one that the verifier takes MAX_FRAMES times.
  */
-static __always_inline bool take_frame(struct frames *f)
+static __always_inline bool take_frame(struct stream *s)
 {
+	struct frames *f = &s->frames;
 	__u32 id = frame_id(f->head), length = frame_length(f->head);
 
 	f->have = 0;
@@ -105,7 +112,7 @@ static __always_inline bool take_frame(struct frames *f)
 		return false;
 	f->left = length;
 	if (f->head[3] == FRAME_HEADERS && id > f->last) { /* else: trailers */
-		f->opened += 1 + f->missed * ((id - f->last - 1) / 2);
+		s->begun[f->direction & 1] += 1 + f->missed * ((id - f->last - 1) / 2);
 		f->missed = 0;
 		f->last = id;
 	}
@@ -113,8 +120,9 @@ static __always_inline bool take_frame(struct frames *f)
 }
 
 /* Steps over the rest of a frame, then over the next head. False where it cannot be read, or is none. */
-static __noinline bool step(struct frames *f, struct cursor *at)
+static __always_inline bool step(struct stream *s, struct cursor *at)
 {
+	struct frames *f = &s->frames;
 	__u32 n = at->left < at->len ? at->left : at->len, take = FRAME_HEAD_BYTES - (f->have & 15);
 	__u32 skip = n < f->left ? n : f->left;
 
@@ -129,15 +137,14 @@ static __noinline bool step(struct frames *f, struct cursor *at)
 	at->base += skip;
 	at->len -= skip;
 	at->left -= skip;
-	return f->have < FRAME_HEAD_BYTES || take_frame(f);
+	return f->have < FRAME_HEAD_BYTES || take_frame(s);
 }
 
-/* Follows the frames in the bytes of one call; frames.opened tells how many requests they begin. */
+/* Follows the frames in the bytes of one call; stream.begun tells how many requests they begin. */
 static __noinline int follow(struct stream *s, struct io *io)
 {
 	struct cursor at = {.left = io->length};
 
-	s->frames.opened = 0;
 	if (io->flags & FLAG_UNSEEN) {
 		skip_frames(s, io->direction, io->length);
 		return 0;
@@ -152,8 +159,10 @@ static __noinline int follow(struct stream *s, struct io *io)
 			return 0;
 		if (!at.len && !read_buffer(io, &at))
 			break;
-		if (!step(&s->frames, &at))
+		if (!step(s, &at)) {
+			at.left = 1;
 			break;
+		}
 	}
 	if (at.left)
 		lose_frames(&s->frames);
@@ -165,6 +174,7 @@ static __noinline int look(struct stream *s, struct io *io, const union head *he
 {
 	struct frames *f = &s->frames;
 
+	s->begun[io->direction & 1] = 0;
 	if (f->state == FRAMES_NONE) {
 		if (is_preface(head)) {
 			io->flags |= FLAG_HEAD;
@@ -173,7 +183,7 @@ static __noinline int look(struct stream *s, struct io *io, const union head *he
 			f->left = PREFACE_BYTES;
 		} else if (is_http_head(head)) {
 			io->flags |= FLAG_HEAD;
-			io->heads = 1;
+			s->begun[io->direction & 1] = 1;
 		} else if (!(s->flags & FLAG_FRESH) && is_request_frame(head)) {
 			f->state = FRAMES_FOLLOWED;
 			f->direction = io->direction;
@@ -184,13 +194,11 @@ static __noinline int look(struct stream *s, struct io *io, const union head *he
 		} else if (is_http_head(head)) { /* bytes of HTTP/1 were taken for a frame */
 			f->state = FRAMES_NONE;
 			io->flags |= FLAG_HEAD;
-			io->heads = 1;
+			s->begun[io->direction & 1] = 1;
 		}
 	}
-	if (is_followed(s, io->direction)) {
+	if (is_followed(s, io->direction))
 		follow(s, io);
-		io->heads = f->opened;
-	}
 	return 0;
 }
 

@@ -2,6 +2,9 @@ package bpf
 
 import (
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,5 +57,36 @@ func TestHTTP2RequestsAreCountedWithoutTheRing(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A connection that was open before the programs is known for HTTP/2 by its next request.
+func TestLateHTTP2IsCounted(t *testing.T) {
+	requireKernel(t)
+	asked, answer := make(chan struct{}, 1), make(chan struct{})
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/1" {
+			asked <- struct{}{}
+			<-answer
+		}
+		_, _ = io.WriteString(w, r.Proto)
+	}))
+	server.EnableHTTP2 = true
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	tp := &tap{t: t, library: privateLibrary(t), stopped: make(chan struct{})}
+	out := make(chan string, 1)
+	go func() { out <- tp.run("curl", "-sk", "--http2", server.URL+"/[1-4]") }()
+	<-asked
+	tp.Objects = load(t, Options{})
+	tp.attach(filepath.Join(tp.library, "libssl.so.3"))
+	tp.read()
+	close(answer)
+	if got := <-out; got != strings.Repeat("HTTP/2.0", 4) {
+		t.Fatalf("curl says %q", got)
+	}
+	s := only(t, tp.settle(), "curl", layerTLS)
+	if s.close == nil || s.close.Heads != 3 || s.close.PeerHeads != 0 {
+		t.Errorf("closed %+v, want 3 requests of % x; lost %v", s.close, s.side[egress].data, tp.lost())
 	}
 }

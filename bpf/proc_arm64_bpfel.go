@@ -25,6 +25,7 @@ type procConn struct {
 		Offset     [2]uint64
 		Seq        [2]uint32
 		Heads      [2]uint32
+		Begun      [2]uint32
 		Tgid       uint32
 		Tid        uint32
 		Netns      uint32
@@ -36,12 +37,11 @@ type procConn struct {
 		Layer      uint8
 		Flags      uint8
 		Muted      uint8
-		Pad        [5]uint8
+		Pad        uint8
 		Frames     struct {
 			_         structs.HostLayout
 			Left      uint32
 			Last      uint32
-			Opened    uint32
 			Head      [24]uint8
 			Have      uint8
 			State     uint8
@@ -188,6 +188,7 @@ type procTlsStream struct {
 		Offset     [2]uint64
 		Seq        [2]uint32
 		Heads      [2]uint32
+		Begun      [2]uint32
 		Tgid       uint32
 		Tid        uint32
 		Netns      uint32
@@ -199,12 +200,11 @@ type procTlsStream struct {
 		Layer      uint8
 		Flags      uint8
 		Muted      uint8
-		Pad        [5]uint8
+		Pad        uint8
 		Frames     struct {
 			_         structs.HostLayout
 			Left      uint32
 			Last      uint32
-			Opened    uint32
 			Head      [24]uint8
 			Have      uint8
 			State     uint8

@@ -22,8 +22,6 @@ struct io {
 	__u8 direction;
 	__u8 flags;    /* enum event_flags of the first piece */
 	__u8 pad[2];
-	__u32 heads;   /* of messages that begin in these bytes; the first piece tells */
-	__u32 pad2;
 };
 
 /* Where one stands in the bytes of a call. */
@@ -119,7 +117,7 @@ static __noinline int emit_piece(struct stream *s, struct io *io, __u64 base, __
 		flags |= FLAG_TRUNCATED;
 		count(LOST_TRUNCATED_BYTES, length - n);
 	}
-	s->heads[d] += io->heads;
+	s->heads[d] += s->begun[d];
 	if (n <= 64)
 		FILL(event_64, 64);
 	else if (n <= 256)
@@ -133,7 +131,7 @@ static __noinline int emit_piece(struct stream *s, struct io *io, __u64 base, __
 	if (!e) {
 		count(LOST_RING_FULL, 1);
 		count(LOST_RING_FULL_BYTES, length);
-		count(LOST_RING_FULL_HEADS, io->heads);
+		count(LOST_RING_FULL_HEADS, s->begun[d]);
 	} else {
 		describe(e, s);
 		e->time = io->time;
@@ -156,7 +154,7 @@ static __noinline int emit_piece(struct stream *s, struct io *io, __u64 base, __
 	s->offset[d] += length;
 	s->seq[d]++;
 	io->flags &= ~FLAG_HEAD;
-	io->heads = 0;
+	s->begun[d] = 0;
 	return 0;
 }
 

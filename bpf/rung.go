@@ -57,6 +57,9 @@ func (o *Objects) attachSockets(spec *ebpf.CollectionSpec, kernel *btf.Spec, wan
 		if want != "" && r.name != want {
 			continue
 		}
+		if r.name == RungKprobe {
+			removeStaleReturns()
+		}
 		err := missing(kernel, r)
 		if err == nil {
 			err = o.loadAndAttach(keep(spec, r.programs), r.programs, "the bytes of sockets by "+r.name)
@@ -138,23 +141,6 @@ func attachRaw(tracepoint string) attach {
 
 func attachKprobe(symbol string) attach {
 	return func(p *ebpf.Program) (link.Link, error) { return link.Kprobe(symbol, p, nil) }
-}
-
-// maxReturns is how many threads may be inside the function at once, the kernel's own limit (KRETPROBE_MAXACTIVE_MAX).
-// Its default, max(10, 2 * processors), is too few for a server with a thread for each connection: all but those few
-// that wait in recv would return unseen.
-const maxReturns = 4096
-
-// attachKretprobe asks for room by tracefs, the only interface that takes the number. Without tracefs the default has
-// to do. Returns that are missed all the same are counted by the programs.
-func attachKretprobe(symbol string) attach {
-	return func(p *ebpf.Program) (link.Link, error) {
-		l, err := link.Kretprobe(symbol, p, &link.KprobeOptions{RetprobeMaxActive: maxReturns})
-		if err == nil {
-			return l, nil
-		}
-		return link.Kretprobe(symbol, p, nil)
-	}
 }
 
 // optional makes a symbol that the kernel does not have no error.

@@ -12,7 +12,6 @@ enum frames_state { FRAMES_NONE = 0, FRAMES_FOLLOWED = 1, FRAMES_LOST = 2 };
 struct frames {
 	__u32 left;     /* bytes of the current frame's payload to come, or of the preface */
 	__u32 last;     /* highest id of a request; 0 = none yet */
-	__u32 opened;   /* requests in the bytes of this call */
 	__u8 head[24];  /* of a frame, as far as it has come: 9 bytes, and room for what the verifier takes for possible */
 	__u8 have;      /* bytes in it */
 	__u8 state;     /* enum frames_state */
@@ -30,6 +29,7 @@ struct stream {
 	__u64 offset[2];
 	__u32 seq[2];
 	__u32 heads[2];
+	__u32 begun[2]; /* heads in the call at hand; its first piece tells */
 	__u32 tgid;
 	__u32 tid;
 	__u32 netns;
@@ -41,7 +41,7 @@ struct stream {
 	__u8 layer;
 	__u8 flags; /* FLAG_FRESH, FLAG_UNBOUND */
 	__u8 muted;
-	__u8 pad[5];
+	__u8 pad;
 	struct frames frames;
 };
 

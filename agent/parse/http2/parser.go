@@ -16,7 +16,8 @@
 // it is counted as lost.
 //
 // Clients number their streams 1, 3, 5, ... (RFC 9113 §5.1.1). Once bytes of the client were lost, ids that are jumped
-// are requests that were lost; ids that only the server's frames name are, too.
+// are requests that were lost; ids that only the server's frames name are, too. Requests at the end of a connection that
+// no id proves are not known here: flow has the kernel's count of them.
 //
 // The Parser owns calls and tables; an exchange is handed out when both directions of its stream have ended. Pushed
 // streams are decoded for their compression state and otherwise ignored. `Upgrade: h2c` is not followed.

@@ -114,7 +114,7 @@ func (p *Parser) dropOldest() {
 	}
 }
 
-// Gap implements parse.Parser. The kernel counts no heads here; stream ids do.
+// Gap implements parse.Parser. Heads are left alone: stream ids tell, and flow settles what they don't at the end.
 func (p *Parser) Gap(side parse.Side, bytes uint64, _ uint32, at time.Duration) {
 	if p.closed || bytes == 0 {
 		return
