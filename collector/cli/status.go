@@ -68,8 +68,12 @@ func printStatus(w World, name string, st *v1.GetStatusResponse, agents []*v1.Ag
 	row("collector", "%s at %s, up %s", orDash(st.GetVersion()), name, short(now.Sub(st.GetStarted().AsTime())))
 	row("agents", "%d of %d connected", connected, len(agents))
 	row("calls", "%d received, %d refused, %s", st.GetCallsReceived(), st.GetCallsRefused(), plural(st.GetDuplicates(), "duplicate batch"))
-	row("inventory", "%s%s, %s, %s", loadingNote(st.GetCounts()), plural(st.GetServices(), "service"), plural(st.GetEndpoints(), "endpoint"), plural(st.GetFindings(), "finding"))
-	row("journal", "%s, %s", size(st.GetJournalBytes()), lagText(st.GetLagBatches()))
+	inventory, behind := "", lagText(st.GetLagBatches())
+	if n := loadingPartitions(st.GetCounts()); n > 0 {
+		inventory, behind = fmt.Sprintf("loading (%s to go); so far ", plural(n, "partition")), "the inventory is loading"
+	}
+	row("inventory", "%s%s, %s, %s", inventory, plural(st.GetServices(), "service"), plural(st.GetEndpoints(), "endpoint"), plural(st.GetFindings(), "finding"))
+	row("journal", "%s, %s", size(st.GetJournalBytes()), behind)
 	for _, line := range stages(st.GetCounts()) {
 		row("  "+line.stage, "%s", line.text)
 	}
@@ -95,14 +99,14 @@ func printStatus(w World, name string, st *v1.GetStatusResponse, agents []*v1.Ag
 	return printTrouble(w, agents)
 }
 
-// loadingNote says that the figures of the inventory are not all there yet.
-func loadingNote(counts []*v1.Count) string {
+// loadingPartitions is how much of the inventory is not there yet: until then its figures are too low.
+func loadingPartitions(counts []*v1.Count) uint64 {
 	for _, c := range counts {
-		if c.GetStage() == "inventory" && c.GetName() == "loading_partitions" && c.GetValue() > 0 {
-			return fmt.Sprintf("loading (%s to go); so far ", plural(c.GetValue(), "partition"))
+		if c.GetStage() == "inventory" && c.GetName() == "loading_partitions" {
+			return c.GetValue()
 		}
 	}
-	return ""
+	return 0
 }
 
 func lagText(batches uint64) string {
