@@ -157,22 +157,36 @@ func (p *partition) own(ctx context.Context) error {
 			}
 			continue
 		case err := <-failed:
-			return err
-		case <-ctx.Done():
-			// What was read is worth a last commit, though a restart would read it again.
-			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), finalCommit)
-			defer cancel()
-			if !armed {
-				return ctx.Err()
+			// The reader may hear of the end first.
+			if ctx.Err() == nil {
+				return err
 			}
-			return errors.Join(p.commit(last), ctx.Err())
+			return p.leave(ctx, armed)
+		case <-ctx.Done():
+			return p.leave(ctx, armed)
 		}
 		commitAt.Stop()
 		armed = false
-		if err := p.commit(ctx); err != nil {
+		if err := p.commitWhole(ctx); err != nil {
 			return err
 		}
 	}
+}
+
+// leave makes a last commit of what was read since the one before, though a restart would read it again.
+func (p *partition) leave(ctx context.Context, uncommitted bool) error {
+	if !uncommitted {
+		return ctx.Err()
+	}
+	return errors.Join(p.commitWhole(ctx), ctx.Err())
+}
+
+// commitWhole gives a commit finalCommit longer than ctx: cut off, it would be unknown whether it was stored.
+func (p *partition) commitWhole(ctx context.Context) error {
+	whole, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(finalCommit, cancel) })()
+	return p.commit(whole)
 }
 
 // load makes the partition's memory equal to its last commit.
