@@ -81,7 +81,7 @@ int process_fork(struct bpf_raw_tracepoint_args *ctx)
 }
 
 /* What this thread was in the middle of is told by nobody else. */
-static __always_inline void end_calls(__u64 pid_tgid)
+static __always_inline void end_calls(struct task_struct *task, __u64 pid_tgid)
 {
 	struct tls_calls *calls = bpf_map_lookup_elem(&tls_calls, &pid_tgid);
 
@@ -95,7 +95,8 @@ static __always_inline void end_calls(__u64 pid_tgid)
 		bpf_map_delete_elem(&tls_calls, &pid_tgid);
 	if (bpf_map_lookup_elem(&pendings, &pid_tgid)) {
 		bpf_map_delete_elem(&pendings, &pid_tgid);
-		count(LOST_RETURNS, 1);
+		if (select_task(task, pid_tgid >> 32))
+			count(LOST_RETURNS, 1);
 	}
 }
 
@@ -106,7 +107,7 @@ int process_exit(struct bpf_raw_tracepoint_args *ctx)
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	__u32 tgid = pid_tgid >> 32;
 
-	end_calls(pid_tgid);
+	end_calls(task, pid_tgid);
 	if (BPF_CORE_READ(task, signal, live.counter) > 0) /* other threads live on */
 		return 0;
 	emit_process(task, EVENT_EXIT);

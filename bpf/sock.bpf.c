@@ -237,7 +237,9 @@ static __always_inline int remember(struct sock *sk)
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct pending p = {.sk = (__u64)sk, .time = bpf_ktime_get_boot_ns()};
 
-	if (bpf_map_lookup_elem(&pendings, &pid_tgid)) /* the call before has returned, unseen */
+	/* One that is still there has returned, unseen. */
+	if (bpf_map_lookup_elem(&pendings, &pid_tgid) &&
+	    select_task((struct task_struct *)bpf_get_current_task(), pid_tgid >> 32))
 		count(LOST_RETURNS, 1);
 	if (bpf_map_update_elem(&pendings, &pid_tgid, &p, BPF_ANY))
 		count(LOST_CALLS_FULL, 1);
