@@ -110,9 +110,9 @@ func TestStatusAgentsAndSinksTell(t *testing.T) {
 		Uncovered: []*v1.Uncovered{{Pid: 42, Process: "node\x1b[31m", Reason: "BoringSSL without symbols"}},
 	})
 	var out string
-	until(t, "the health report", func() bool {
+	until(t, "the health report of a collector that has loaded", func() bool {
 		out = ok(t, "status", "--data", r.data)
-		return strings.Contains(out, "tp_btf")
+		return strings.Contains(out, "tp_btf") && !strings.Contains(out, "loading")
 	})
 	for _, want := range []string{"1 of 1 connected", "netns=self", "events 12; lost: ring_full 3", "1 of 2 attached", "no symbol SSL_read", "pid 42", "BoringSSL without symbols", "up to date"} {
 		if !strings.Contains(out, want) {

@@ -24,13 +24,13 @@ func (d door) check(ctx context.Context) error {
 	md, _ := metadata.FromIncomingContext(ctx)
 	values := md.Get("authorization")
 	if len(values) == 0 {
-		return status.Errorf(codes.Unauthenticated, "no token: send the content of %s as a bearer token (--token-file)", d.tokenFile)
+		return status.Errorf(codes.Unauthenticated, "no token: send the content of %[1]s as a bearer token (--token-file %[1]s)", d.tokenFile)
 	}
 	scheme, token, _ := strings.Cut(values[0], " ")
 	// Hashes have one length, so that the comparison does not tell the token's.
 	want, got := sha256.Sum256(d.token), sha256.Sum256([]byte(strings.TrimSpace(token)))
 	if len(values) > 1 || !strings.EqualFold(scheme, "bearer") || subtle.ConstantTimeCompare(want[:], got[:]) != 1 {
-		return status.Errorf(codes.Unauthenticated, "wrong token: the right one is in %s (--token-file)", d.tokenFile)
+		return status.Errorf(codes.Unauthenticated, "wrong token: the right one is in %[1]s (--token-file %[1]s)", d.tokenFile)
 	}
 	return nil
 }
