@@ -45,7 +45,7 @@ func (c *config) flags() *flag.FlagSet {
 	f.StringVar(&c.file, "config", "", "YAML `file` with the keys below, dashes written as underscores")
 	f.StringVar(&c.collector, "collector", "127.0.0.1:7741", "`address` of the collector")
 	f.StringVar(&c.data, "data", "/var/lib/spile-agent", "`directory` for the spool and the install key (made 0700)")
-	f.StringVar(&c.node, "node", "", "`name` of this node (default: the certificate's, else the host name)")
+	f.StringVar(&c.node, "node", "", "`name` of this node (default: the certificate's; needed with a certificate for any node)")
 	f.StringVar(&c.ca, "ca", "", "`file` with the collector's CA certificate")
 	f.StringVar(&c.cert, "cert", "", "`file` with this agent's certificate (spile agents enroll makes it)")
 	f.StringVar(&c.key, "key", "", "`file` with the certificate's private key")

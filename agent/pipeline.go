@@ -23,6 +23,7 @@ const (
 	settleTime   = 100 * time.Millisecond
 	maxUnsettled = 1 << 14
 	maxServed    = 1 << 14 // addresses of watched servers
+	servedFor    = time.Minute
 )
 
 // pipeline is the straight line from chunks to calls. It belongs to one goroutine.
@@ -31,10 +32,10 @@ type pipeline struct {
 	flow      *flow.Flow
 	describe  *call.Describer
 	join      *join.Joiner
-	ends      map[end]*owned // which ends of connections are watched: does a call have its other end here?
-	evicted   uint64         // ends forgotten to stay within maxEnds
-	served    map[end]bool   // local ends, without remote, of connections that watched servers answered
-	unsettled []unsettled    // sightings in order of time, until it is known whether the other end is watched
+	ends      map[end]*owned        // which ends of connections are watched: does a call have its other end here?
+	evicted   uint64                // ends forgotten to stay within maxEnds
+	served    map[end]time.Duration // local ends, without remote, of watched servers → when they last answered, since boot
+	unsettled []unsettled           // sightings in order of time, until it is known whether the other end is watched
 }
 
 // unsettled is a sighting on a connection whose other end has shown nothing yet.
@@ -77,7 +78,7 @@ func endOf(local, remote netip.AddrPort, netns uint32) end {
 }
 
 func newPipeline(c pipelineConfig) *pipeline {
-	p := &pipeline{pipelineConfig: c, ends: map[end]*owned{}, served: map[end]bool{}}
+	p := &pipeline{pipelineConfig: c, ends: map[end]*owned{}, served: map[end]time.Duration{}}
 	p.describe = call.New(call.Config{Key: c.key.key, KeyEpoch: c.key.epoch, Node: c.node})
 	p.join = join.New(join.Config{Window: joinWindow, Emit: c.emit})
 	p.flow = flow.New(flow.Config{Limits: parse.DefaultLimits(), MaxBuffered: maxBuffered, Emit: p.exchange, Mute: c.mute})
@@ -161,7 +162,7 @@ func (p *pipeline) exchange(s *flow.Stream, e *parse.Exchange) {
 	if !s.Client {
 		ctx.Source, ctx.Destination = there, here
 		source, destination = destination, source
-		p.serves(s)
+		p.serves(s, e.Response.End)
 	}
 	if !s.Unbound {
 		here.Address, here.Port = s.Local.Addr().String(), uint32(s.Local.Port())
@@ -197,11 +198,28 @@ func (p *pipeline) other(u unsettled) *owned {
 	return nil
 }
 
-// serves remembers where a watched server answers.
-func (p *pipeline) serves(s *flow.Stream) {
-	if !s.Unbound && len(p.served) < maxServed {
-		p.served[endOf(s.Local, netip.AddrPort{}, s.Owner.NetNS)] = true
+// serves remembers where a watched server answered, and when.
+func (p *pipeline) serves(s *flow.Stream, at time.Duration) {
+	if s.Unbound {
+		return
 	}
+	here := endOf(s.Local, netip.AddrPort{}, s.Owner.NetNS)
+	if _, known := p.served[here]; known || len(p.served) < maxServed {
+		p.served[here] = at
+		return
+	}
+	for old := range p.served { // any: a busy server will be back with its next answer
+		delete(p.served, old)
+		p.served[here] = at
+		return
+	}
+}
+
+// watches reports whether a watched server answered at the other end's address a short while ago. Later another program
+// may have taken its place.
+func (p *pipeline) watches(u unsettled) bool {
+	at, ok := p.served[endOf(u.there.local, netip.AddrPort{}, u.there.netns)]
+	return ok && u.sighting.End-at < servedFor
 }
 
 // settle hands a sighting to join, now that it is known whether its other end will come.
@@ -217,7 +235,7 @@ func (p *pipeline) settle(u unsettled) {
 		if mine := p.ends[u.here]; mine != nil {
 			mine.settled = true
 		}
-		if there := u.there; u.sighting.Client && p.served[endOf(there.local, netip.AddrPort{}, there.netns)] {
+		if u.sighting.Client && p.watches(u) {
 			// Everything of the server's end of this connection was lost so far. The loss is counted there; this is no
 			// call of a server that nobody watches.
 			u.sighting.Call.Coverage = append(u.sighting.Call.Coverage, "server_watched")

@@ -162,6 +162,12 @@ func TestAWatchedServerIsNotCountedForItsClient(t *testing.T) {
 	if len(calls) != 2 || !slices.Contains(calls[1].GetCoverage(), "server_watched") || slices.Contains(calls[0].GetCoverage(), "server_watched") {
 		t.Errorf("calls: %v", calls)
 	}
+	other.now += time.Hour // by now another program may serve there
+	other.call(request("/users/3"), answer(`{}`))
+	p.tick(other.now + settleTime)
+	if len(calls) != 3 || slices.Contains(calls[2].GetCoverage(), "server_watched") {
+		t.Errorf("an hour later: %v", calls[2:])
+	}
 }
 
 // TestAnOlderConnectionIsNoPeer: the close of a connection was lost; a later one with the same addresses, whose server is

@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"fmt"
+	"os"
 
 	"github.com/cilium/ebpf"
 )
@@ -68,7 +69,11 @@ func (o *Objects) fillSelection(options Options) error {
 		return err
 	}
 	// Not os.Getpid: in a container that number may be another process's in the kernel's eyes.
-	for _, pid := range append([]uint32{self}, options.ExcludePIDs...) {
+	excluded := []uint32{self}
+	if self == uint32(os.Getpid()) { // else the caller's numbers are not the kernel's either
+		excluded = append(excluded, options.ExcludePIDs...)
+	}
+	for _, pid := range excluded {
 		if err := addVerdict(o.maps["select_self"], pid, verdictExclude); err != nil {
 			return fmt.Errorf("exclude process %d: %w", pid, err)
 		}

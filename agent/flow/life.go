@@ -60,10 +60,15 @@ func (f *Flow) park(s *stream) {
 	f.parked.push(s)
 }
 
+// minRequestBytes is the frame head and the first byte of a request's HEADERS (RFC 9113 section 4.1). The kernel finds its way
+// back into a stream of frames by their looks; what it took for more requests than the bytes could hold were none.
+const minRequestBytes = 10
+
 // settle counts the requests that the kernel saw begin and no parser could tell of: where the end of a connection is
 // lost, no later stream id proves them.
 func (f *Flow) settle(s *stream) {
-	begun := uint64(s.dir[s.requests].heads - s.settled)
+	t := &s.dir[s.requests]
+	begun := min(uint64(t.heads-s.settled), t.next/minRequestBytes)
 	n := s.counted
 	if told := n.Emitted + n.Lost + n.Unanswered; s.proto.exact && begun > told {
 		f.lose(s, s.index, begun-told)

@@ -44,6 +44,8 @@ func (s *Shipper) explain(ctx context.Context, err error) error {
 	switch {
 	case code == codes.PermissionDenied, code == codes.Unauthenticated, strings.Contains(text, "tls: "), strings.Contains(text, "x509: "):
 		remedy = "enrol this node with this collector again"
+	case code == codes.InvalidArgument && strings.Contains(text, "node"):
+		remedy = "set --node or use this node's own certificate"
 	case code == codes.InvalidArgument, code == codes.Unimplemented:
 		remedy = "do agent and collector have the same version?"
 	}

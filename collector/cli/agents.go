@@ -135,7 +135,7 @@ func countCell(n int) cell {
 	return text("0")
 }
 
-// Rungs prints hook ladders with the rung in use: "socket=tp_btf uprobe=uprobe_multi".
+// rungs prints hook ladders with the rung in use: "socket=tp_btf uprobe=uprobe_multi".
 func rungs(h *v1.Health) string {
 	var parts []string
 	for _, ladder := range slices.Sorted(maps.Keys(h.GetRungs())) {

@@ -42,15 +42,12 @@ const (
 // where tells which collector to ask.
 type where struct {
 	data, server, tokenFile, ca string
-	// usual is the data directory to take the token from when none is named.
-	usual string
 }
 
 func (a *where) flags(f *pflag.FlagSet, w World) {
-	a.usual = DefaultData
 	f.StringVar(&a.data, "data", w.Getenv("SPILE_DATA"), "data directory of the collector to ask")
 	f.StringVar(&a.server, "server", w.Getenv("SPILE_SERVER"), "address of the collector to ask: HOST:PORT or unix:PATH")
-	f.StringVar(&a.tokenFile, "token-file", w.Getenv("SPILE_TOKEN_FILE"), "file with the token for HOST:PORT (default: token in --data or "+DefaultData+")")
+	f.StringVar(&a.tokenFile, "token-file", w.Getenv("SPILE_TOKEN_FILE"), "file with the token for HOST:PORT (default: token in --data)")
 	f.StringVar(&a.ca, "ca", "", "certificate authority of a collector on another host (ca.crt of agents enroll)")
 }
 
@@ -124,18 +121,11 @@ func (a *where) credentials(host string) (credentials.TransportCredentials, erro
 	return nil, Usage("--server %s is another host: name its authority with --ca (ca.crt that agents enroll wrote), or forward the port and ask 127.0.0.1", a.server)
 }
 
-// readToken takes the token for a TCP server, where there is one. That of this host's usual collector is for this host only, and it
-// need not be there: the server then says where its own is.
+// readToken takes the token that was named. None is sent unasked: whoever listens on that port would get it.
 func (a *where) readToken(c *client) error {
 	path := a.tokenFile
 	if path == "" && a.data != "" {
 		path = filepath.Join(a.data, tokenName)
-	}
-	if path == "" && a.ca == "" && a.usual != "" {
-		path = filepath.Join(a.usual, tokenName)
-		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
 	}
 	if path == "" {
 		return nil
