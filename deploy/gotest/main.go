@@ -71,7 +71,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 // tally keeps each test's output until its verdict is known.
 type tally struct {
 	output                  map[string][]string
-	held                    string // go test's latest package line: the last of them closes the output
+	held                    string // go test's latest verdict on a package: the last of them closes the output
 	expected                []string
 	unexpected              []string
 	passed, failed, skipped int
@@ -83,10 +83,11 @@ func (t *tally) add(e event) {
 	switch e.Action {
 	case "output":
 		if e.Test == "" {
-			if line := packageLine(e.Output); line != "" {
-				fmt.Fprint(t.stdout, t.held)
-				t.held = line
+			line := packageLine(e.Output)
+			if strings.HasPrefix(line, "ok") || strings.HasPrefix(line, "FAIL") {
+				line, t.held = t.held, line
 			}
+			fmt.Fprint(t.stdout, line)
 			return
 		}
 		t.output[key] = append(t.output[key], e.Output)
