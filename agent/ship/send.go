@@ -154,6 +154,8 @@ func (f *flight) send(ctx context.Context) error {
 	if err := f.sendHealth(ctx); err != nil {
 		return err
 	}
+	ready := make(chan struct{}) // always ready
+	close(ready)
 	var held *entry
 	var heldRecord record
 	for {
@@ -161,29 +163,15 @@ func (f *flight) send(ctx context.Context) error {
 		if held == nil {
 			held, heldRecord = f.s.spool.next()
 		}
-		sent := false
+		more := changed
 		if held != nil && f.fits(heldRecord) {
 			if err := f.sendBatch(ctx, held, heldRecord); err != nil {
 				return err
 			}
-			held, sent = nil, true
-		}
-		if sent {
-			select {
-			case <-health.C:
-				if err := f.sendHealth(ctx); err != nil {
-					return err
-				}
-			case sent := <-f.s.report:
-				if err := f.answer(ctx, sent); err != nil {
-					return err
-				}
-			default:
-			}
-			continue
+			held, more = nil, ready // the next one may follow at once
 		}
 		select {
-		case <-changed:
+		case <-more:
 		case err := <-f.failed:
 			return f.why(ctx, err)
 		case <-health.C:
