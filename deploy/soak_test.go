@@ -11,7 +11,7 @@ import (
 )
 
 // TestSoak runs load for TEST_SPILE_SOAK (a duration; 15 s without it) while the collector is killed again and again: every call is
-// counted once, and the agent's memory and descriptors do not grow after the first round.
+// counted once, and the agent's memory and descriptors do not grow after the second round.
 func TestSoak(t *testing.T) {
 	needsRoot(t)
 	length := 15 * time.Second // the slice that `make test` runs
@@ -47,11 +47,11 @@ func TestSoak(t *testing.T) {
 		if got+lost != sent {
 			t.Fatalf("seen %d + lost %d != sent %d; agent:\n%s", got, lost, sent, p.agentProc.log)
 		}
-		if round == len(loads) {
+		if round == 1 { // the heap has its size; make test's slice still has rounds to compare
 			first = now
 		}
 		if first.rss > 0 && (now.rss > first.rss*5/4 || now.files > first.files+8) {
-			t.Errorf("the agent grows: %+v after the first rounds, %+v now", first, now)
+			t.Errorf("the agent grows: %+v after the second round, %+v now", first, now)
 		}
 	}
 }
