@@ -42,7 +42,7 @@ func (a *agent) health() *v1.Health {
 		a.log.Warn("read the bytes that nobody decoded", "error", err)
 	}
 	for _, u := range t.explain.Explain(bytes) {
-		h.Uncovered = append(h.Uncovered, &v1.Uncovered{Pid: u.PID, Process: u.Process, Reason: u.Reason, TlsBytes: u.TLSBytes})
+		h.Coverage = append(h.Coverage, &v1.Coverage{Pid: u.PID, Process: u.Process, Reason: u.Reason, TlsBytes: u.TLSBytes})
 	}
 	return h
 }

@@ -107,7 +107,7 @@ func TestStatusAgentsAndSinksTell(t *testing.T) {
 		Counts: []*v1.Count{{Stage: "kernel", Name: "events", Value: 12}, {Stage: "kernel", Name: "ring_full", Value: 3, Lost: true}},
 		Probes: []*v1.Probe{{Library: "openssl", Path: "/lib/libssl.so.3", State: "attached"}, {Library: "openssl", Path: "/opt/libssl.so", State: "failed", Reason: "no symbol SSL_read"}},
 		// What a host under attack could say of itself.
-		Uncovered: []*v1.Uncovered{{Pid: 42, Process: "node\x1b[31m", Reason: "BoringSSL without symbols"}},
+		Coverage: []*v1.Coverage{{Pid: 42, Process: "node\x1b[31m", Reason: "BoringSSL without symbols"}},
 	})
 	var out string
 	until(t, "the health report of a collector that has loaded", func() bool {

@@ -137,7 +137,7 @@ func (e *exporter) agent(page *page, a *v1.Agent) {
 	page.add(e.skew, a.GetSkewSeconds(), node)
 	page.add(e.calls, float64(a.GetCalls()), node)
 	page.add(e.nodeRefused, float64(a.GetRefused()), node)
-	page.add(e.uncovered, float64(len(h.GetUncovered())), node)
+	page.add(e.uncovered, float64(len(h.GetCoverage())), node)
 	for _, c := range page.bounded(h.GetCounts()) {
 		if c.GetLost() {
 			page.add(e.lost, float64(c.GetValue()), node, c.GetStage(), c.GetName())

@@ -115,7 +115,7 @@ func hello(collector string, only bool) error {
 	messages := []*v1.PublishRequest{
 		{Of: &v1.PublishRequest_Hello{Hello: &v1.Hello{Version: "fake", Epoch: epoch}}},
 		{Of: &v1.PublishRequest_Health{Health: &v1.Health{Epoch: epoch, Rungs: map[string]string{"socket": "tp_btf"}, Targets: []string{"netns=self"},
-			Uncovered: []*v1.Uncovered{{Pid: 42, Process: "node", Reason: "BoringSSL without symbols"}}}}},
+			Coverage: []*v1.Coverage{{Pid: 42, Process: "node", Reason: "BoringSSL without symbols"}}}}},
 		{Of: &v1.PublishRequest_Batch{Batch: &v1.Batch{Epoch: epoch, Seq: 1, Count: 1, Payload: payload}}},
 	}
 	answers := 2 // Welcome, then the receipt

@@ -49,7 +49,7 @@ type (
 			Rungs     map[string]string
 			Counts    []countLine
 			Probes    []struct{ Library, Path, State, Reason string }
-			Uncovered []struct {
+			Coverage []struct {
 				PID             int
 				Process, Reason string
 			}

@@ -48,7 +48,7 @@ func printAgents(w World, items []*v1.Agent) error {
 		h := a.GetHealth()
 		if err := t.Add(cell{a.GetNode(), bold}, state, text(ago(now, a.GetLastSeen())), text(number(a.GetCalls())), text(number(a.GetRefused())),
 			lostCell(h), skewCell(a.GetSkewSeconds()), text(fmt.Sprintf("%d/%d", attached(h), len(h.GetProbes()))),
-			countCell(len(h.GetUncovered())), text(orDash(h.GetVersion())), text(orDash(h.GetKernel()))); err != nil {
+			countCell(len(h.GetCoverage())), text(orDash(h.GetVersion())), text(orDash(h.GetKernel()))); err != nil {
 			return err
 		}
 	}
@@ -72,7 +72,7 @@ func printTrouble(w World, items []*v1.Agent) error {
 				return err
 			}
 		}
-		for _, u := range a.GetHealth().GetUncovered() {
+		for _, u := range a.GetHealth().GetCoverage() {
 			n++
 			if err := t.Add(text(a.GetNode()), text(uncoveredName(u)), text(u.GetReason())); err != nil {
 				return err
@@ -89,7 +89,7 @@ func printTrouble(w World, items []*v1.Agent) error {
 }
 
 // uncoveredName names a process whose TLS is not decoded.
-func uncoveredName(u *v1.Uncovered) string {
+func uncoveredName(u *v1.Coverage) string {
 	name := fmt.Sprintf("%s (pid %d)", orDash(u.GetProcess()), u.GetPid())
 	if u.GetTlsBytes() > 0 {
 		name += ", " + size(u.GetTlsBytes()) + " of TLS"

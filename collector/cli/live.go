@@ -206,9 +206,9 @@ func (l *live) agent(a *v1.Agent) error {
 			lines = append(lines, "not seen: "+p.GetLibrary()+" "+p.GetPath()+": "+p.GetReason())
 		}
 	}
-	for _, u := range h.GetUncovered() {
+	for _, u := range h.GetCoverage() {
 		// Without its bytes, which change.
-		name := uncoveredName(&v1.Uncovered{Pid: u.GetPid(), Process: u.GetProcess()})
+		name := uncoveredName(&v1.Coverage{Pid: u.GetPid(), Process: u.GetProcess()})
 		lines = append(lines, "not seen: TLS of "+name+": "+u.GetReason())
 	}
 	for _, text := range lines {

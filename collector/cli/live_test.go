@@ -57,7 +57,7 @@ func TestLiveTellsEachThingOnce(t *testing.T) {
 		for _, e := range []any{
 			&v1.Agent{Node: "n"}, // connected, no report yet
 			&v1.Agent{Node: "n", Health: &v1.Health{Rungs: map[string]string{"socket": "tp_btf"}, Probes: []*v1.Probe{{Library: "gnutls", Path: "/l", State: "failed", Reason: "not supported"}},
-				Uncovered: []*v1.Uncovered{{Pid: 7, Process: "node\x1b", Reason: "static", TlsBytes: uint64(i)}}}},
+				Coverage: []*v1.Coverage{{Pid: 7, Process: "node\x1b", Reason: "static", TlsBytes: uint64(i)}}}},
 			&v1.Finding{Id: "f:1", Rule: "r", Severity: "low", State: "open", Count: uint64(i)},
 		} {
 			if err := l.show(e); err != nil {

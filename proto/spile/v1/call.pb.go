@@ -337,7 +337,10 @@ type Peer struct {
 	// k8s.pod.uid
 	PodUid string `protobuf:"bytes,7,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
 	// namespace/owner, filled by the collector.
-	Workload      string `protobuf:"bytes,8,opt,name=workload,proto3" json:"workload,omitempty"`
+	Workload string `protobuf:"bytes,8,opt,name=workload,proto3" json:"workload,omitempty"`
+	// How much of the process's traffic was seen up to this call: the decoded share of its TLS bytes times the share of its
+	// calls that were not lost; 0 to 1 in steps of 0.001, rounded down. Absent where the process is not watched.
+	Coverage      *float64 `protobuf:"fixed64,9,opt,name=coverage,proto3,oneof" json:"coverage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -426,6 +429,13 @@ func (x *Peer) GetWorkload() string {
 		return x.Workload
 	}
 	return ""
+}
+
+func (x *Peer) GetCoverage() float64 {
+	if x != nil && x.Coverage != nil {
+		return *x.Coverage
+	}
+	return 0
 }
 
 // Auth says how a request proved who it is, never with what.
@@ -957,7 +967,8 @@ type Endpoint struct {
 	Risk        float64                `protobuf:"fixed64,15,opt,name=risk,proto3" json:"risk,omitempty"`
 	Owner       string                 `protobuf:"bytes,16,opt,name=owner,proto3" json:"owner,omitempty"`
 	Confidence  float64                `protobuf:"fixed64,17,opt,name=confidence,proto3" json:"confidence,omitempty"`
-	Coverage    float64                `protobuf:"fixed64,18,opt,name=coverage,proto3" json:"coverage,omitempty"`
+	// The serving process's Peer.coverage at the newest call (the client's, where only clients were seen). 0 = unknown.
+	Coverage float64 `protobuf:"fixed64,18,opt,name=coverage,proto3" json:"coverage,omitempty"`
 	// "http", "https" → calls.
 	Schemes map[string]uint64 `protobuf:"bytes,19,rep,name=schemes,proto3" json:"schemes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Sightings by the client only, where no covered process served the call.
@@ -1566,7 +1577,7 @@ const file_spile_v1_call_proto_rawDesc = "" +
 	"\n" +
 	"signatures\x18\x17 \x03(\v2\x13.spile.v1.SignatureR\n" +
 	"signatures\x12\x1a\n" +
-	"\bcoverage\x18\x18 \x03(\tR\bcoverage\"\xce\x01\n" +
+	"\bcoverage\x18\x18 \x03(\tR\bcoverage\"\xfc\x01\n" +
 	"\x04Peer\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x18\n" +
@@ -1575,7 +1586,9 @@ const file_spile_v1_call_proto_rawDesc = "" +
 	"\bbuild_id\x18\x05 \x01(\tR\abuildId\x12\x1c\n" +
 	"\tcontainer\x18\x06 \x01(\tR\tcontainer\x12\x17\n" +
 	"\apod_uid\x18\a \x01(\tR\x06podUid\x12\x1a\n" +
-	"\bworkload\x18\b \x01(\tR\bworkload\"\x8f\x01\n" +
+	"\bworkload\x18\b \x01(\tR\bworkload\x12\x1f\n" +
+	"\bcoverage\x18\t \x01(\x01H\x00R\bcoverage\x88\x01\x01B\v\n" +
+	"\t_coverage\"\x8f\x01\n" +
 	"\x04Auth\x12\x16\n" +
 	"\x06scheme\x18\x01 \x01(\tR\x06scheme\x12\x1a\n" +
 	"\blocation\x18\x02 \x01(\tR\blocation\x12\x1e\n" +
@@ -1784,6 +1797,7 @@ func file_spile_v1_call_proto_init() {
 	if File_spile_v1_call_proto != nil {
 		return
 	}
+	file_spile_v1_call_proto_msgTypes[1].OneofWrappers = []any{}
 	file_spile_v1_call_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

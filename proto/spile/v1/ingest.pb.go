@@ -523,8 +523,9 @@ type Health struct {
 	Counts []*Count `protobuf:"bytes,6,rep,name=counts,proto3" json:"counts,omitempty"`
 	// Files that probes are attached to.
 	Probes []*Probe `protobuf:"bytes,7,rep,name=probes,proto3" json:"probes,omitempty"`
-	// Processes that use TLS and are not decoded, with the reason.
-	Uncovered []*Uncovered `protobuf:"bytes,8,rep,name=uncovered,proto3" json:"uncovered,omitempty"`
+	// What processes moved in TLS and how much of it was decoded: those with the most undecoded bytes, then the busiest.
+	// Bounded; the totals are counts of stage "coverage".
+	Coverage []*Coverage `protobuf:"bytes,8,rep,name=coverage,proto3" json:"coverage,omitempty"`
 	// What is watched, as given by --target.
 	Targets       []string `protobuf:"bytes,9,rep,name=targets,proto3" json:"targets,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -610,9 +611,9 @@ func (x *Health) GetProbes() []*Probe {
 	return nil
 }
 
-func (x *Health) GetUncovered() []*Uncovered {
+func (x *Health) GetCoverage() []*Coverage {
 	if x != nil {
-		return x.Uncovered
+		return x.Coverage
 	}
 	return nil
 }
@@ -772,30 +773,47 @@ func (x *Probe) GetReason() string {
 	return ""
 }
 
-type Uncovered struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Pid           uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
-	Process       string                 `protobuf:"bytes,2,opt,name=process,proto3" json:"process,omitempty"`
-	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
-	TlsBytes      uint64                 `protobuf:"varint,4,opt,name=tls_bytes,json=tlsBytes,proto3" json:"tls_bytes,omitempty"`
+// Coverage is what one process moved in TLS, and how much of it was decoded.
+type Coverage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pid   uint32                 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	// process.name
+	Process string `protobuf:"bytes,2,opt,name=process,proto3" json:"process,omitempty"`
+	// Why not all of it was decoded, one line for a person; empty where all was.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// TCP payload of the process's sockets that carry TLS records, both directions.
+	TlsBytes uint64 `protobuf:"varint,4,opt,name=tls_bytes,json=tlsBytes,proto3" json:"tls_bytes,omitempty"`
+	// The part of tls_bytes on connections whose plain bytes are read.
+	DecodedBytes uint64 `protobuf:"varint,5,opt,name=decoded_bytes,json=decodedBytes,proto3" json:"decoded_bytes,omitempty"`
+	// Plain bytes of TLS streams whose socket is unknown (peer unknown).
+	UnboundBytes uint64 `protobuf:"varint,6,opt,name=unbound_bytes,json=unboundBytes,proto3" json:"unbound_bytes,omitempty"`
+	// UDP payload of sockets that carry QUIC: never decoded, not part of tls_bytes.
+	QuicBytes uint64 `protobuf:"varint,7,opt,name=quic_bytes,json=quicBytes,proto3" json:"quic_bytes,omitempty"`
+	// Calls seen, and calls known to be lost, at this process's ends of connections.
+	Calls     uint64 `protobuf:"varint,8,opt,name=calls,proto3" json:"calls,omitempty"`
+	LostCalls uint64 `protobuf:"varint,9,opt,name=lost_calls,json=lostCalls,proto3" json:"lost_calls,omitempty"`
+	// container.id
+	Container string `protobuf:"bytes,10,opt,name=container,proto3" json:"container,omitempty"`
+	// k8s.pod.uid
+	PodUid        string `protobuf:"bytes,11,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Uncovered) Reset() {
-	*x = Uncovered{}
+func (x *Coverage) Reset() {
+	*x = Coverage{}
 	mi := &file_spile_v1_ingest_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Uncovered) String() string {
+func (x *Coverage) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Uncovered) ProtoMessage() {}
+func (*Coverage) ProtoMessage() {}
 
-func (x *Uncovered) ProtoReflect() protoreflect.Message {
+func (x *Coverage) ProtoReflect() protoreflect.Message {
 	mi := &file_spile_v1_ingest_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -807,37 +825,86 @@ func (x *Uncovered) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Uncovered.ProtoReflect.Descriptor instead.
-func (*Uncovered) Descriptor() ([]byte, []int) {
+// Deprecated: Use Coverage.ProtoReflect.Descriptor instead.
+func (*Coverage) Descriptor() ([]byte, []int) {
 	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{9}
 }
 
-func (x *Uncovered) GetPid() uint32 {
+func (x *Coverage) GetPid() uint32 {
 	if x != nil {
 		return x.Pid
 	}
 	return 0
 }
 
-func (x *Uncovered) GetProcess() string {
+func (x *Coverage) GetProcess() string {
 	if x != nil {
 		return x.Process
 	}
 	return ""
 }
 
-func (x *Uncovered) GetReason() string {
+func (x *Coverage) GetReason() string {
 	if x != nil {
 		return x.Reason
 	}
 	return ""
 }
 
-func (x *Uncovered) GetTlsBytes() uint64 {
+func (x *Coverage) GetTlsBytes() uint64 {
 	if x != nil {
 		return x.TlsBytes
 	}
 	return 0
+}
+
+func (x *Coverage) GetDecodedBytes() uint64 {
+	if x != nil {
+		return x.DecodedBytes
+	}
+	return 0
+}
+
+func (x *Coverage) GetUnboundBytes() uint64 {
+	if x != nil {
+		return x.UnboundBytes
+	}
+	return 0
+}
+
+func (x *Coverage) GetQuicBytes() uint64 {
+	if x != nil {
+		return x.QuicBytes
+	}
+	return 0
+}
+
+func (x *Coverage) GetCalls() uint64 {
+	if x != nil {
+		return x.Calls
+	}
+	return 0
+}
+
+func (x *Coverage) GetLostCalls() uint64 {
+	if x != nil {
+		return x.LostCalls
+	}
+	return 0
+}
+
+func (x *Coverage) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *Coverage) GetPodUid() string {
+	if x != nil {
+		return x.PodUid
+	}
+	return ""
 }
 
 // Columns is a batch of calls, column by column; index 0 of strings is "".
@@ -1274,7 +1341,7 @@ const file_spile_v1_ingest_proto_rawDesc = "" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x1a\n" +
 	"\brejected\x18\x03 \x01(\rR\brejected\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12!\n" +
-	"\fcredit_bytes\x18\x05 \x01(\x04R\vcreditBytes\"\x8c\x03\n" +
+	"\fcredit_bytes\x18\x05 \x01(\x04R\vcreditBytes\"\x89\x03\n" +
 	"\x06Health\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
@@ -1282,8 +1349,8 @@ const file_spile_v1_ingest_proto_rawDesc = "" +
 	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x121\n" +
 	"\x05rungs\x18\x05 \x03(\v2\x1b.spile.v1.Health.RungsEntryR\x05rungs\x12'\n" +
 	"\x06counts\x18\x06 \x03(\v2\x0f.spile.v1.CountR\x06counts\x12'\n" +
-	"\x06probes\x18\a \x03(\v2\x0f.spile.v1.ProbeR\x06probes\x121\n" +
-	"\tuncovered\x18\b \x03(\v2\x13.spile.v1.UncoveredR\tuncovered\x12\x18\n" +
+	"\x06probes\x18\a \x03(\v2\x0f.spile.v1.ProbeR\x06probes\x12.\n" +
+	"\bcoverage\x18\b \x03(\v2\x12.spile.v1.CoverageR\bcoverage\x12\x18\n" +
 	"\atargets\x18\t \x03(\tR\atargets\x1a8\n" +
 	"\n" +
 	"RungsEntry\x12\x10\n" +
@@ -1299,12 +1366,22 @@ const file_spile_v1_ingest_proto_rawDesc = "" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x19\n" +
 	"\bbuild_id\x18\x03 \x01(\tR\abuildId\x12\x14\n" +
 	"\x05state\x18\x04 \x01(\tR\x05state\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"l\n" +
-	"\tUncovered\x12\x10\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xc0\x02\n" +
+	"\bCoverage\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x18\n" +
 	"\aprocess\x18\x02 \x01(\tR\aprocess\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1b\n" +
-	"\ttls_bytes\x18\x04 \x01(\x04R\btlsBytes\"\x9a\v\n" +
+	"\ttls_bytes\x18\x04 \x01(\x04R\btlsBytes\x12#\n" +
+	"\rdecoded_bytes\x18\x05 \x01(\x04R\fdecodedBytes\x12#\n" +
+	"\runbound_bytes\x18\x06 \x01(\x04R\funboundBytes\x12\x1d\n" +
+	"\n" +
+	"quic_bytes\x18\a \x01(\x04R\tquicBytes\x12\x14\n" +
+	"\x05calls\x18\b \x01(\x04R\x05calls\x12\x1d\n" +
+	"\n" +
+	"lost_calls\x18\t \x01(\x04R\tlostCalls\x12\x1c\n" +
+	"\tcontainer\x18\n" +
+	" \x01(\tR\tcontainer\x12\x17\n" +
+	"\apod_uid\x18\v \x01(\tR\x06podUid\"\x9a\v\n" +
 	"\aColumns\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\x12\x18\n" +
@@ -1382,7 +1459,7 @@ var file_spile_v1_ingest_proto_goTypes = []any{
 	(*Health)(nil),                // 6: spile.v1.Health
 	(*Count)(nil),                 // 7: spile.v1.Count
 	(*Probe)(nil),                 // 8: spile.v1.Probe
-	(*Uncovered)(nil),             // 9: spile.v1.Uncovered
+	(*Coverage)(nil),              // 9: spile.v1.Coverage
 	(*Columns)(nil),               // 10: spile.v1.Columns
 	nil,                           // 11: spile.v1.Health.RungsEntry
 	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
@@ -1398,7 +1475,7 @@ var file_spile_v1_ingest_proto_depIdxs = []int32{
 	11, // 7: spile.v1.Health.rungs:type_name -> spile.v1.Health.RungsEntry
 	7,  // 8: spile.v1.Health.counts:type_name -> spile.v1.Count
 	8,  // 9: spile.v1.Health.probes:type_name -> spile.v1.Probe
-	9,  // 10: spile.v1.Health.uncovered:type_name -> spile.v1.Uncovered
+	9,  // 10: spile.v1.Health.coverage:type_name -> spile.v1.Coverage
 	0,  // 11: spile.v1.Ingest.Publish:input_type -> spile.v1.PublishRequest
 	1,  // 12: spile.v1.Ingest.Publish:output_type -> spile.v1.PublishResponse
 	12, // [12:13] is the sub-list for method output_type
