@@ -19,6 +19,7 @@ type File struct {
 	Path    string   // as the process names it, for people
 	Handle  *os.File // nil when there is a Problem; closed when Sink.Use returns
 	Sites   []Site
+	Only    uint32   // the one process to probe; 0 = every process that maps the file
 	Problem error // why the file cannot be probed, for a person
 }
 
