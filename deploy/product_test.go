@@ -30,12 +30,14 @@ type (
 	fieldLine struct{ Path, Type, Class string }
 	peerLine  struct {
 		Address, Process, Container string
-		Port                        int
+		Port, PID                   int
+		Coverage                    *float64
 	}
 	endpointLine struct {
 		ID, Service, Method, Route, State string
 		Calls                             uint64
 		Statuses                          map[string]uint64
+		Coverage                          *float64
 	}
 	findingLine struct {
 		ID, Rule, Severity, Service, Method, Route, Scope string
@@ -46,14 +48,22 @@ type (
 		Connected bool
 		Calls     uint64
 		Health    struct {
-			Rungs     map[string]string
-			Counts    []countLine
-			Probes    []struct{ Library, Path, State, Reason string }
-			Coverage []struct {
-				PID             int
-				Process, Reason string
-			}
+			Rungs    map[string]string
+			Counts   []countLine
+			Probes   []struct{ Library, Path, State, Reason string }
+			Coverage []coverageLine
 		}
+	}
+	coverageLine struct {
+		PID                        int
+		Process, Reason, Container string
+		PodUID                     string `json:"pod_uid"`
+		TLSBytes                   uint64 `json:"tls_bytes"`
+		DecodedBytes               uint64 `json:"decoded_bytes"`
+		UnboundBytes               uint64 `json:"unbound_bytes"`
+		QUICBytes                  uint64 `json:"quic_bytes"`
+		Calls                      uint64
+		LostCalls                  uint64 `json:"lost_calls"`
 	}
 	countLine struct {
 		Stage, Name string

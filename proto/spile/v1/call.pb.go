@@ -967,8 +967,9 @@ type Endpoint struct {
 	Risk        float64                `protobuf:"fixed64,15,opt,name=risk,proto3" json:"risk,omitempty"`
 	Owner       string                 `protobuf:"bytes,16,opt,name=owner,proto3" json:"owner,omitempty"`
 	Confidence  float64                `protobuf:"fixed64,17,opt,name=confidence,proto3" json:"confidence,omitempty"`
-	// The serving process's Peer.coverage at the newest call (the client's, where only clients were seen). 0 = unknown.
-	Coverage float64 `protobuf:"fixed64,18,opt,name=coverage,proto3" json:"coverage,omitempty"`
+	// The serving process's Peer.coverage at the newest call that had one (the client's, where only clients were seen). Absent =
+	// unknown; 0 says that next to nothing of what the process does is seen.
+	Coverage *float64 `protobuf:"fixed64,18,opt,name=coverage,proto3,oneof" json:"coverage,omitempty"`
 	// "http", "https" → calls.
 	Schemes map[string]uint64 `protobuf:"bytes,19,rep,name=schemes,proto3" json:"schemes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Sightings by the client only, where no covered process served the call.
@@ -1127,8 +1128,8 @@ func (x *Endpoint) GetConfidence() float64 {
 }
 
 func (x *Endpoint) GetCoverage() float64 {
-	if x != nil {
-		return x.Coverage
+	if x != nil && x.Coverage != nil {
+		return *x.Coverage
 	}
 	return 0
 }
@@ -1160,7 +1161,9 @@ type Service struct {
 	FirstSeen *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=first_seen,json=firstSeen,proto3" json:"first_seen,omitempty"`
 	LastSeen  *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
 	// Processes that answered for it.
-	Processes     []string `protobuf:"bytes,10,rep,name=processes,proto3" json:"processes,omitempty"`
+	Processes []string `protobuf:"bytes,10,rep,name=processes,proto3" json:"processes,omitempty"`
+	// As in Endpoint.
+	Coverage      *float64 `protobuf:"fixed64,11,opt,name=coverage,proto3,oneof" json:"coverage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1263,6 +1266,13 @@ func (x *Service) GetProcesses() []string {
 		return x.Processes
 	}
 	return nil
+}
+
+func (x *Service) GetCoverage() float64 {
+	if x != nil && x.Coverage != nil {
+		return *x.Coverage
+	}
+	return 0
 }
 
 // Finding is one weakness or abuse, told once and updated.
@@ -1635,7 +1645,7 @@ const file_spile_v1_call_proto_rawDesc = "" +
 	"\tSignature\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x1a\n" +
 	"\blocation\x18\x02 \x01(\tR\blocation\x12\x14\n" +
-	"\x05score\x18\x03 \x01(\rR\x05score\"\xdb\x06\n" +
+	"\x05score\x18\x03 \x01(\rR\x05score\"\xed\x06\n" +
 	"\bEndpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1a\n" +
@@ -1657,8 +1667,8 @@ const file_spile_v1_call_proto_rawDesc = "" +
 	"\x05owner\x18\x10 \x01(\tR\x05owner\x12\x1e\n" +
 	"\n" +
 	"confidence\x18\x11 \x01(\x01R\n" +
-	"confidence\x12\x1a\n" +
-	"\bcoverage\x18\x12 \x01(\x01R\bcoverage\x129\n" +
+	"confidence\x12\x1f\n" +
+	"\bcoverage\x18\x12 \x01(\x01H\x00R\bcoverage\x88\x01\x01\x129\n" +
 	"\aschemes\x18\x13 \x03(\v2\x1f.spile.v1.Endpoint.SchemesEntryR\aschemes\x12!\n" +
 	"\fclient_calls\x18\x14 \x01(\x04R\vclientCalls\x1a;\n" +
 	"\rStatusesEntry\x12\x10\n" +
@@ -1669,7 +1679,8 @@ const file_spile_v1_call_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a:\n" +
 	"\fSchemesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xe5\x02\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01B\v\n" +
+	"\t_coverage\"\x93\x03\n" +
 	"\aService\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05calls\x18\x02 \x01(\x04R\x05calls\x12!\n" +
@@ -1682,7 +1693,9 @@ const file_spile_v1_call_proto_rawDesc = "" +
 	"first_seen\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tfirstSeen\x127\n" +
 	"\tlast_seen\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x12\x1c\n" +
 	"\tprocesses\x18\n" +
-	" \x03(\tR\tprocesses\"\xa7\x04\n" +
+	" \x03(\tR\tprocesses\x12\x1f\n" +
+	"\bcoverage\x18\v \x01(\x01H\x00R\bcoverage\x88\x01\x01B\v\n" +
+	"\t_coverage\"\xa7\x04\n" +
 	"\aFinding\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x1a\n" +
@@ -1799,6 +1812,8 @@ func file_spile_v1_call_proto_init() {
 	}
 	file_spile_v1_call_proto_msgTypes[1].OneofWrappers = []any{}
 	file_spile_v1_call_proto_msgTypes[5].OneofWrappers = []any{}
+	file_spile_v1_call_proto_msgTypes[8].OneofWrappers = []any{}
+	file_spile_v1_call_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

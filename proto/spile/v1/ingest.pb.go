@@ -962,9 +962,12 @@ type Columns struct {
 	FieldLengths []uint32 `protobuf:"varint,42,rep,packed,name=field_lengths,json=fieldLengths,proto3" json:"field_lengths,omitempty"`
 	FieldCounts  []uint32 `protobuf:"varint,43,rep,packed,name=field_counts,json=fieldCounts,proto3" json:"field_counts,omitempty"`
 	// Nanoseconds in one unit of times and durations: 1,000 where that loses nothing, else 1.
-	TimeUnit      uint32 `protobuf:"varint,44,opt,name=time_unit,json=timeUnit,proto3" json:"time_unit,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	TimeUnit uint32 `protobuf:"varint,44,opt,name=time_unit,json=timeUnit,proto3" json:"time_unit,omitempty"`
+	// Peer.coverage: 0 = absent, else 1 + thousandths. No entries at all where no call has one.
+	SourceCoverages      []uint32 `protobuf:"varint,45,rep,packed,name=source_coverages,json=sourceCoverages,proto3" json:"source_coverages,omitempty"`
+	DestinationCoverages []uint32 `protobuf:"varint,46,rep,packed,name=destination_coverages,json=destinationCoverages,proto3" json:"destination_coverages,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *Columns) Reset() {
@@ -1305,6 +1308,20 @@ func (x *Columns) GetTimeUnit() uint32 {
 	return 0
 }
 
+func (x *Columns) GetSourceCoverages() []uint32 {
+	if x != nil {
+		return x.SourceCoverages
+	}
+	return nil
+}
+
+func (x *Columns) GetDestinationCoverages() []uint32 {
+	if x != nil {
+		return x.DestinationCoverages
+	}
+	return nil
+}
+
 var File_spile_v1_ingest_proto protoreflect.FileDescriptor
 
 const file_spile_v1_ingest_proto_rawDesc = "" +
@@ -1381,7 +1398,7 @@ const file_spile_v1_ingest_proto_rawDesc = "" +
 	"lost_calls\x18\t \x01(\x04R\tlostCalls\x12\x1c\n" +
 	"\tcontainer\x18\n" +
 	" \x01(\tR\tcontainer\x12\x17\n" +
-	"\apod_uid\x18\v \x01(\tR\x06podUid\"\x9a\v\n" +
+	"\apod_uid\x18\v \x01(\tR\x06podUid\"\x82\f\n" +
 	"\aColumns\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\rR\x05count\x12\x18\n" +
@@ -1432,7 +1449,9 @@ const file_spile_v1_ingest_proto_rawDesc = "" +
 	"\ffield_hashes\x18) \x03(\rB\x02\x10\x01R\vfieldHashes\x12'\n" +
 	"\rfield_lengths\x18* \x03(\rB\x02\x10\x01R\ffieldLengths\x12%\n" +
 	"\ffield_counts\x18+ \x03(\rB\x02\x10\x01R\vfieldCounts\x12\x1b\n" +
-	"\ttime_unit\x18, \x01(\rR\btimeUnit2L\n" +
+	"\ttime_unit\x18, \x01(\rR\btimeUnit\x12-\n" +
+	"\x10source_coverages\x18- \x03(\rB\x02\x10\x01R\x0fsourceCoverages\x127\n" +
+	"\x15destination_coverages\x18. \x03(\rB\x02\x10\x01R\x14destinationCoverages2L\n" +
 	"\x06Ingest\x12B\n" +
 	"\aPublish\x12\x18.spile.v1.PublishRequest\x1a\x19.spile.v1.PublishResponse(\x010\x01B/Z-github.com/spile/spile/proto/spile/v1;spilev1b\x06proto3"
 
