@@ -12,6 +12,7 @@ import (
 // own. The bytes are dictionary keys and entries at once, which is what makes a repeated message
 // cost one map lookup; a test walks the descriptors and fails when a field is missing here.
 
+// appendPeer leaves out the coverage, and a source's port.
 func appendPeer(b []byte, p *v1.Peer, withPort bool) []byte {
 	b = appendText(b, 1, p.Address)
 	if withPort {

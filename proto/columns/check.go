@@ -21,6 +21,7 @@ var (
 	errDuration = errors.New("duration is negative or longer than 292 years")
 	errUTF8     = errors.New("holds a string that is not UTF-8 or exceeds 64 KiB")
 	errCoverage = errors.New("coverage flag is empty or has a comma")
+	errShare    = errors.New("coverage of a peer is not 0 to 1 in steps of 0.001")
 	errBytes    = errors.New("content length overflows")
 	errEnum     = errors.New("observed is negative")
 )
@@ -52,6 +53,9 @@ func Check(c *v1.Call) error {
 	if !textOK(c.Node, c.Protocol, c.Scheme, c.Method, c.Authority, c.Path, c.Route, c.Service, c.Principal, c.Session) ||
 		!textOK(c.Coverage...) || !peerOK(c.Source) || !peerOK(c.Destination) || !authOK(c.Auth) || !tlsOK(c.Tls) {
 		return errUTF8
+	}
+	if !shareOK(c.Source) || !shareOK(c.Destination) {
+		return errShare
 	}
 	for _, s := range c.Signatures {
 		if s == nil {
@@ -95,6 +99,35 @@ func checkContent(c *v1.Content) error {
 
 func peerOK(p *v1.Peer) bool {
 	return p == nil || textOK(p.Address, p.Process, p.BuildId, p.Container, p.PodUid, p.Workload)
+}
+
+// shareOK is false for NaN too.
+func shareOK(p *v1.Peer) bool {
+	if p == nil || p.Coverage == nil {
+		return true
+	}
+	v := *p.Coverage
+	return v >= 0 && v <= 1 && *share(thousandths(p)) == v && !math.Signbit(v)
+}
+
+// thousandths is a peer's coverage in its column: 0 where it is unknown, else 1 + thousandths.
+func thousandths(p *v1.Peer) uint32 {
+	if p == nil || p.Coverage == nil {
+		return 0
+	}
+	return 1 + uint32(math.Round(*p.Coverage*wholeShare))
+}
+
+// wholeShare is a coverage of 1 in thousandths.
+const wholeShare = 1000
+
+// share undoes thousandths.
+func share(column uint32) *float64 {
+	if column == 0 {
+		return nil
+	}
+	v := float64(column-1) / wholeShare
+	return &v
 }
 
 func authOK(a *v1.Auth) bool {

@@ -3,6 +3,7 @@ package columns
 import (
 	"bytes"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -111,6 +112,8 @@ func TestEdges(t *testing.T) {
 		func(c *v1.Call) { c.Path = "*" },
 		func(c *v1.Call) { c.Source, c.Destination = &v1.Peer{}, &v1.Peer{} },
 		func(c *v1.Call) { c.Source = &v1.Peer{Port: 1 << 31} },
+		func(c *v1.Call) { c.Source = &v1.Peer{Coverage: proto.Float64(0)} },
+		func(c *v1.Call) { c.Destination = &v1.Peer{Coverage: proto.Float64(0)} },
 		func(c *v1.Call) { c.Auth, c.Tls = &v1.Auth{Jwt: &v1.Jwt{}}, &v1.Tls{} },
 		func(c *v1.Call) {
 			c.Auth = &v1.Auth{Jwt: &v1.Jwt{Aud: []string{""}, Issued: &timestamppb.Timestamp{Seconds: -5}}}
@@ -150,6 +153,9 @@ func TestEncodeIsDeterministic(t *testing.T) {
 
 func TestCheckRefuses(t *testing.T) {
 	full := ^uint64(0)
+	share := func(v float64) func(*v1.Call) {
+		return func(c *v1.Call) { c.Destination = &v1.Peer{Coverage: &v} }
+	}
 	for want, edit := range map[error][]func(*v1.Call){
 		errID: {func(c *v1.Call) { c.Id = "" }, func(c *v1.Call) { c.Id = strings.Repeat("G", 32) }, func(c *v1.Call) { c.Id += "00" }},
 		errTime: {func(c *v1.Call) { c.Time = nil }, func(c *v1.Call) { c.Time = &timestamppb.Timestamp{Nanos: 1e9} },
@@ -160,9 +166,11 @@ func TestCheckRefuses(t *testing.T) {
 			func(c *v1.Call) { c.Response = &v1.Content{Headers: map[string]string{"a": "\xff"}} },
 			func(c *v1.Call) { c.Request = &v1.Content{Fields: []*v1.Field{{Class: "\xff"}}} }},
 		errCoverage: {func(c *v1.Call) { c.Coverage = []string{"a,b"} }, func(c *v1.Call) { c.Coverage = []string{""} }},
-		errBytes:    {func(c *v1.Call) { c.Request = &v1.Content{Bytes: &full} }},
-		errEnum:     {func(c *v1.Call) { c.Observed = -1 }},
-		errNil:      {func(c *v1.Call) { c.Signatures = []*v1.Signature{nil} }},
+		errShare: {share(math.NaN()), share(math.Inf(1)), share(-0.001), share(math.Copysign(0, -1)), share(1.001), share(0.9995),
+			share(math.Nextafter(0.5, 1)), func(c *v1.Call) { c.Source = &v1.Peer{Coverage: proto.Float64(2)} }},
+		errBytes: {func(c *v1.Call) { c.Request = &v1.Content{Bytes: &full} }},
+		errEnum:  {func(c *v1.Call) { c.Observed = -1 }},
+		errNil:   {func(c *v1.Call) { c.Signatures = []*v1.Signature{nil} }},
 	} {
 		for _, f := range edit {
 			c := minimalCall()

@@ -75,6 +75,7 @@ type reader struct {
 	contents []*v1.Content
 	sigs     [][]*v1.Signature
 	coverage map[uint32][]string
+	covered  map[covered]*v1.Peer
 
 	hashes        int
 	nanos         int64
@@ -107,7 +108,7 @@ func (r *reader) open() error {
 		return err
 	}
 	restore(col)
-	r.coverage = map[uint32][]string{}
+	r.coverage, r.covered = map[uint32][]string{}, map[covered]*v1.Peer{}
 	return r.dictionaries()
 }
 
@@ -135,6 +136,12 @@ func (r *reader) lengths() error {
 			return malformed("column %s has %d entries for %d calls", c.name, c.len, n)
 		}
 	}
+	// Encoders before coverage wrote none, and so do later ones where no call has it.
+	for _, column := range [][]uint32{col.SourceCoverages, col.DestinationCoverages} {
+		if len(column) != 0 && len(column) != n {
+			return malformed("column of coverages has %d entries for %d calls", len(column), n)
+		}
+	}
 	if f := len(col.FieldHashes); f != len(col.FieldLengths) || f != len(col.FieldCounts) {
 		return malformed("field columns differ in length")
 	}
@@ -145,6 +152,11 @@ func (r *reader) dictionaries() error {
 	var err error
 	if r.peers, err = unmarshalAll(r.col.Peers, func() *v1.Peer { return new(v1.Peer) }); err != nil {
 		return err
+	}
+	for _, p := range r.peers {
+		if p.Coverage != nil {
+			return malformed("coverage of a peer outside its column")
+		}
 	}
 	if r.auths, err = unmarshalAll(r.col.Auths, func() *v1.Auth { return new(v1.Auth) }); err != nil {
 		return err
@@ -204,7 +216,7 @@ func (r *reader) call(i int) *v1.Call {
 		Route:      r.text(col.Routes[i]),
 		StatusCode: col.Statuses[i],
 		Service:    r.text(col.Services[i]),
-		Source:     r.source(col.Sources[i], col.SourcePorts[i]),
+		Source:     r.source(col.Sources[i], col.SourcePorts[i], at(col.SourceCoverages, i)),
 		Principal:  r.text(col.Principals[i]),
 		Session:    r.text(col.Sessions[i]),
 		KeyEpoch:   col.KeyEpochs[i],
@@ -214,7 +226,7 @@ func (r *reader) call(i int) *v1.Call {
 		Response:   r.content(col.Responses[i], col.ResponseBytes[i], col.ResponseRecords[i]),
 		Coverage:   r.flags(col.Coverages[i]),
 	}
-	c.Destination = pick(r, r.peers, col.Destinations[i])
+	c.Destination = r.destination(col.Destinations[i], at(col.DestinationCoverages, i))
 	c.Signatures = pick(r, r.sigs, col.Signatures[i])
 	if c.Observed < 0 {
 		r.fail("observed %d", c.Observed)
@@ -308,6 +320,14 @@ func pick[T any](r *reader, list []T, i uint32) T {
 		return none
 	}
 	return list[i-1]
+}
+
+// at is an entry of a column that may be missing as a whole.
+func at(column []uint32, i int) uint32 {
+	if len(column) == 0 {
+		return 0
+	}
+	return column[i]
 }
 
 func (r *reader) flags(i uint32) []string {

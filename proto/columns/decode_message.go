@@ -7,16 +7,46 @@ import (
 // The messages below have columns of their own for what varies, so each call gets a copy of the
 // dictionary entry; lists and maps inside are shared.
 
-func (r *reader) source(i, port uint32) *v1.Peer {
+func (r *reader) source(i, port, coverage uint32) *v1.Peer {
 	p := pick(r, r.peers, i)
 	if p == nil {
-		if port != 0 {
-			r.fail("port without source")
+		if port != 0 || coverage != 0 {
+			r.fail("port or coverage without source")
 		}
 		return nil
 	}
-	return &v1.Peer{Address: p.Address, Port: port, Process: p.Process, Pid: p.Pid, BuildId: p.BuildId,
-		Container: p.Container, PodUid: p.PodUid, Workload: p.Workload}
+	out := withCoverage(r, p, coverage)
+	out.Port = port
+	return out
+}
+
+// covered names a destination with its coverage, which calls share as they share the destination.
+type covered struct{ peer, coverage uint32 }
+
+func (r *reader) destination(i, coverage uint32) *v1.Peer {
+	p := pick(r, r.peers, i)
+	switch {
+	case p == nil && coverage != 0:
+		r.fail("coverage without destination")
+		return nil
+	case p == nil || coverage == 0:
+		return p
+	}
+	key := covered{i, coverage}
+	if r.covered[key] == nil {
+		r.covered[key] = withCoverage(r, p, coverage)
+	}
+	return r.covered[key]
+}
+
+// withCoverage copies a peer.
+func withCoverage(r *reader, p *v1.Peer, coverage uint32) *v1.Peer {
+	if coverage > 1+wholeShare {
+		r.fail("coverage of %d thousandths", coverage-1)
+		coverage = 0
+	}
+	return &v1.Peer{Address: p.Address, Port: p.Port, Process: p.Process, Pid: p.Pid, BuildId: p.BuildId,
+		Container: p.Container, PodUid: p.PodUid, Workload: p.Workload, Coverage: share(coverage)}
 }
 
 func (r *reader) auth(i, credential uint32) *v1.Auth {

@@ -2,6 +2,7 @@ package columns
 
 import (
 	"encoding/hex"
+	"slices"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
@@ -109,7 +110,7 @@ func (e *Encoder) uint32s() []*[]uint32 {
 		&c.Services, &c.Principals, &c.Sessions, &c.Coverages, &c.Credentials, &c.FieldHashes,
 		&c.Observed, &c.PathLengths, &c.Statuses, &c.Sources, &c.SourcePorts, &c.Destinations, &c.KeyEpochs,
 		&c.Auth, &c.Tls, &c.Requests, &c.Responses, &c.Signatures, &c.RequestRecords, &c.ResponseRecords,
-		&c.FieldLengths, &c.FieldCounts}
+		&c.FieldLengths, &c.FieldCounts, &c.SourceCoverages, &c.DestinationCoverages}
 }
 
 const textColumns = 13
@@ -190,6 +191,8 @@ func (e *Encoder) addPeers(c *v1.Call) {
 	e.col.Sources = append(e.col.Sources, source)
 	e.col.SourcePorts = append(e.col.SourcePorts, c.Source.GetPort())
 	e.col.Destinations = append(e.col.Destinations, destination)
+	e.col.SourceCoverages = append(e.col.SourceCoverages, thousandths(c.Source))
+	e.col.DestinationCoverages = append(e.col.DestinationCoverages, thousandths(c.Destination))
 }
 
 // addPath splits at "/", so that n slashes make n+1 segments and joining restores every path.
@@ -255,6 +258,11 @@ func (e *Encoder) finish(dst []byte, count int) ([]byte, error) {
 			}
 		}
 	}
+	for _, column := range []*[]uint32{&col.SourceCoverages, &col.DestinationCoverages} {
+		if !slices.ContainsFunc(*column, func(v uint32) bool { return v != 0 }) {
+			*column = (*column)[:0]
+		}
+	}
 	predict(col, e.last)
 	e.units()
 	text := &v1.Columns{Version: version, Count: uint32(count), TimeUnit: col.TimeUnit, Strings: col.Strings,
@@ -268,7 +276,8 @@ func (e *Encoder) finish(dst []byte, count int) ([]byte, error) {
 		Observed: col.Observed, PathLengths: col.PathLengths, Statuses: col.Statuses, Sources: col.Sources,
 		Destinations: col.Destinations, KeyEpochs: col.KeyEpochs, Auth: col.Auth, Tls: col.Tls,
 		Requests: col.Requests, Responses: col.Responses, Signatures: col.Signatures, RequestRecords: col.RequestRecords,
-		ResponseRecords: col.ResponseRecords, FieldLengths: col.FieldLengths, FieldCounts: col.FieldCounts}
+		ResponseRecords: col.ResponseRecords, FieldLengths: col.FieldLengths, FieldCounts: col.FieldCounts,
+		SourceCoverages: col.SourceCoverages, DestinationCoverages: col.DestinationCoverages}
 	out, total := dst, 0
 	for _, part := range []*v1.Columns{text, skewed, spread, random} {
 		raw, err := proto.MarshalOptions{}.MarshalAppend(e.raw[:0], part)

@@ -17,6 +17,12 @@ func dependent(c *v1.Columns) [][2][]uint32 {
 	}
 }
 
+// steady pairs each column that keeps its value, or nearly, for each value of its context: it holds zig-zag differences from
+// the value that last came with the same context, at first from the one before.
+func steady(c *v1.Columns) [][2][]uint32 {
+	return [][2][]uint32{{c.SourceCoverages, c.Sources}, {c.DestinationCoverages, c.Destinations}}
+}
+
 // ascending lists the columns in which most values are new to the dictionary, one more than the last.
 func ascending(c *v1.Columns) [][]uint32 { return [][]uint32{c.PathSegments, c.FieldHashes} }
 
@@ -33,6 +39,18 @@ func predict(c *v1.Columns, last map[uint32]uint32) {
 				last[context[k]] = v
 				column[k] = 1 + zigzag(v-context[k])
 			}
+		}
+	}
+	for _, pair := range steady(c) {
+		column, context := pair[0], pair[1]
+		clear(last)
+		before := uint32(0)
+		for k, v := range column {
+			if from, known := last[context[k]]; known {
+				before = from
+			}
+			column[k] = zigzag(v - before)
+			last[context[k]], before = v, v
 		}
 	}
 	for _, column := range ascending(c) {
@@ -61,6 +79,18 @@ func restore(c *v1.Columns) {
 				column[k] = v
 				last[context[k]] = v
 			}
+		}
+	}
+	for _, pair := range steady(c) {
+		column, context := pair[0], pair[1]
+		clear(last)
+		before := uint32(0)
+		for k, v := range column {
+			if from, known := last[context[k]]; known {
+				before = from
+			}
+			before += unzigzag(v)
+			column[k], last[context[k]] = before, before
 		}
 	}
 	for _, column := range ascending(c) {

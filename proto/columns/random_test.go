@@ -86,6 +86,8 @@ func scalar(r *rand.Rand, k protoreflect.Kind) protoreflect.Value {
 		return protoreflect.ValueOfUint32(r.Uint32() >> r.IntN(32))
 	case protoreflect.Uint64Kind:
 		return protoreflect.ValueOfUint64(r.Uint64() >> r.IntN(64))
+	case protoreflect.DoubleKind:
+		return protoreflect.ValueOfFloat64(float64(r.IntN(wholeShare+1)) / wholeShare)
 	}
 	panic("no random value for kind " + k.String())
 }
@@ -112,6 +114,8 @@ func setOne(m protoreflect.Message, fd protoreflect.FieldDescriptor) {
 			return protoreflect.ValueOfUint32(77)
 		case protoreflect.Uint64Kind:
 			return protoreflect.ValueOfUint64(77)
+		case protoreflect.DoubleKind:
+			return protoreflect.ValueOfFloat64(0.077)
 		}
 		panic("no value for kind " + k.String())
 	}

@@ -16,18 +16,26 @@ import (
 
 // realistic makes calls as one node sees them: 30 services with 1,200 endpoints in all, picked by
 // Zipf; numeric ids in paths with a keyed hash, 2,000 users with sessions and bearer tokens, random
-// ports, sizes, times in microseconds.
+// ports, sizes, times in microseconds; a coverage that moves by a thousandth at every hundredth call of a service.
 func realistic(seed uint64, n int) []*v1.Call {
 	r := rand.New(rand.NewPCG(seed, 7))
 	endpoints := rand.NewZipf(r, 1.1, 4, 1199)
 	users := rand.NewZipf(r, 1.05, 10, 1999)
 	now := time.Unix(1_795_255_200, 0)
+	var coverage [30]int
+	for i := range coverage {
+		coverage[i] = 1000 - i%4*i%7
+	}
+	moves := rand.New(rand.NewPCG(seed, 8))
 	calls := make([]*v1.Call, n)
 	for i := range calls {
 		e, user := int(endpoints.Uint64()), users.Uint64()
 		service := e % 30
 		now = now.Add(time.Duration(r.ExpFloat64()*200) * time.Microsecond)
 		object := r.IntN(100_000)
+		if moves.IntN(100) == 0 {
+			coverage[service] = min(1000, coverage[service]-1+2*moves.IntN(2))
+		}
 		calls[i] = &v1.Call{
 			Id: hexOf(r.Uint64(), r.Uint64()), Time: timestamppb.New(now),
 			Duration: durationpb.New(time.Duration(r.ExpFloat64()*5000) * time.Microsecond),
@@ -38,7 +46,8 @@ func realistic(seed uint64, n int) []*v1.Call {
 			Source: &v1.Peer{Address: fmt.Sprintf("10.0.%d.%d", r.IntN(2), r.IntN(60)), Port: 32768 + r.Uint32N(28000),
 				Process: "envoy"},
 			Destination: &v1.Peer{Address: "10.0.9." + strconv.Itoa(service), Port: 8443, Process: "nginx", Pid: 4000 + uint32(service),
-				BuildId: hexOf(uint64(service), 99), Container: hexOf(uint64(service), 5) + hexOf(uint64(service), 6)},
+				BuildId: hexOf(uint64(service), 99), Container: hexOf(uint64(service), 5) + hexOf(uint64(service), 6),
+				Coverage: proto.Float64(float64(coverage[service]) / 1000)},
 			Principal: "h:" + hexOf(user*7919, user)[:24], Session: "h:" + hexOf(user*104729, user)[:24], KeyEpoch: 1,
 			Auth: &v1.Auth{Scheme: "bearer", Location: "header", Credential: "h:" + hexOf(user*1299709, user)[:24], Name: "authorization"},
 			Tls:  &v1.Tls{Version: "1.3", Cipher: "TLS_AES_128_GCM_SHA256", Group: "X25519", Sni: fmt.Sprintf("service-%d.shop.example", service), Alpn: "http/1.1"},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -19,7 +20,7 @@ import (
 // The examples of the fixed contracts, with every field that a message has, byte for byte.
 const (
 	goldenCall = `{"id":"c1f0","time":"2026-11-21T10:00:00.123456Z","duration":"0.002100s","node":"n1","observed":"both","protocol":"http/1.1","scheme":"https","method":"GET","authority":"shop.example:8443","path":"/users/42/orders","route":"/users/{id}/orders","status_code":200,` +
-		`"service":"shop.example","source":{"address":"10.0.0.7","port":51234,"process":"curl","pid":7,"build_id":"ab","container":"c","pod_uid":"p","workload":"prod/frontend"},"destination":{"address":"10.0.0.9","port":8443,"process":"nginx","workload":"prod/shop"},` +
+		`"service":"shop.example","source":{"address":"10.0.0.7","port":51234,"process":"curl","pid":7,"build_id":"ab","container":"c","pod_uid":"p","workload":"prod/frontend","coverage":0.999},"destination":{"address":"10.0.0.9","port":8443,"process":"nginx","workload":"prod/shop"},` +
 		`"principal":"h:9f2c","session":"h:77aa","key_epoch":3,"auth":{"scheme":"bearer","location":"header","credential":"h:51d0","jwt":{"alg":"RS256","iss":"https://idp.example","aud":["shop"],"issued":"2026-11-21T09:00:00Z","expires":"2026-11-21T11:00:00Z","scopes":["read"],"claims":["iss","sub","aud","exp","iat","scope"]},"name":"authorization"},` +
 		`"tls":{"version":"1.3","cipher":"TLS_AES_128_GCM_SHA256","group":"X25519MLKEM768","sni":"shop.example","alpn":"http/1.1","ja4":"t13d1516h2_x"},` +
 		`"request":{"bytes":0,"content_type":"","header_names":["host","accept"],"fields":[{"path":"query.page","type":"integer","hash":"h:aa","length":1}]},` +
@@ -93,6 +94,11 @@ func TestDetails(t *testing.T) {
 		{&v1.Call{}, `{}`},
 		{&v1.Call{Source: &v1.Peer{}}, `{"source":{}}`},
 		{&v1.Content{Bytes: &zero}, `{"bytes":0}`},
+		{&v1.Peer{Coverage: proto.Float64(0)}, `{"coverage":0}`},
+		{&v1.Peer{Coverage: proto.Float64(1)}, `{"coverage":1}`},
+		{&v1.Peer{Coverage: proto.Float64(0.001)}, `{"coverage":0.001}`},
+		{&v1.Endpoint{Coverage: proto.Float64(0)}, `{"coverage":0}`},
+		{&v1.Peer{Coverage: proto.Float64(math.NaN())}, `{"coverage":null}`},
 		{&v1.Call{Path: "/<&>\u2028\x00\x1b[31m\x7f\xff\"\\"}, `{"path":"/<&>\u2028\u0000\u001b[31m\u007f\ufffd\"\\"}`},
 		{&v1.Call{Path: "a\n\r\té\u0085"}, `{"path":"a\n\r\té\u0085"}`},
 		{&v1.Call{Observed: 77}, `{"observed":77}`},
@@ -148,6 +154,9 @@ func TestRefuses(t *testing.T) {
 		{`{"status_code":4294967296}`, ErrValue, "4294967295"},
 		{`{"path":5}`, ErrValue, "want a string"},
 		{`{"observed":"sideways"}`, ErrValue, "sideways"},
+		{`{"source":{"coverage":1e999}}`, ErrValue, "field source.coverage"},
+		{`{"source":{"coverage":NaN}}`, ErrSyntax, "value"},
+		{`{"source":{"coverage":"1"}}`, ErrValue, "number"},
 		{`{"time":"yesterday"}`, ErrValue, "yesterday"},
 		{`{"time":5}`, ErrValue, "field time"},
 		{`{"duration":"--1s"}`, ErrValue, "duration"},
