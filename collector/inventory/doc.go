@@ -11,6 +11,9 @@
 // counts in calls, statuses, auth and schemes only where the destination is no process of this host, because otherwise
 // the server's end tells of it too. State, callers, data classes and times take every sighting.
 //
+// Coverage is how much of the serving process's traffic is seen, as its agent said at the newest call; where only clients were
+// seen, how much of the client's. An agent that does not say leaves it as it was, and unknown at first.
+//
 // Callers are the workloads that called, else the processes, else the addresses: the first 64.
 //
 // Nothing grows without bound. Where a service, a partition or the list of services is full, the call is counted as

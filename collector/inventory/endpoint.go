@@ -26,6 +26,7 @@ type endpoint struct {
 	schemes              tally
 	classes              names
 	callers              names
+	figure
 	span
 	shown *v1.Endpoint // the row as handed out, nil after a change
 }
@@ -43,6 +44,7 @@ func endpointID(service string, k key) string {
 
 func (e *endpoint) observe(c *v1.Call, s sighting) {
 	e.shown = nil
+	e.figure.observe(c, s, e.calls, e.clientCalls, e.span.last)
 	e.span.extend(s.nanos)
 	if newer(s.protocol, e.protocol) {
 		e.protocol = strings.Clone(s.protocol)
@@ -83,7 +85,7 @@ func (e *endpoint) row() *v1.Endpoint {
 		Calls: e.calls, ClientCalls: e.clientCalls,
 		Statuses: e.statuses.table(), Auth: e.auth.table(), Schemes: e.schemes.table(),
 		DataClasses: e.classes.sorted(), Callers: e.callers.sorted(),
-		FirstSeen: e.firstSeen(), LastSeen: e.lastSeen(),
+		FirstSeen: e.firstSeen(), LastSeen: e.lastSeen(), Coverage: e.coverage,
 	}
 	return e.shown
 }
@@ -94,7 +96,7 @@ func endpointOf(r *v1.Endpoint) *endpoint {
 	e.calls, e.clientCalls = r.GetCalls(), r.GetClientCalls()
 	e.statuses, e.auth, e.schemes = tallyOf(r.GetStatuses()), tallyOf(r.GetAuth()), tallyOf(r.GetSchemes())
 	e.classes, e.callers = namesOf(r.GetDataClasses()), namesOf(r.GetCallers())
-	e.span = spanOf(r.GetFirstSeen(), r.GetLastSeen())
+	e.span, e.coverage = spanOf(r.GetFirstSeen(), r.GetLastSeen()), r.Coverage
 	return e
 }
 

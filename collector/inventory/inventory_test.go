@@ -222,6 +222,14 @@ func random(r *rand.Rand, n int) []*v1.Call {
 			c.Observed = v1.Observed(r.IntN(4))
 			c.Source.Address = fmt.Sprint("10.0.0.", r.IntN(200))
 			c.Scheme = []string{"http", "https"}[r.IntN(2)]
+			for _, p := range []*v1.Peer{c.Source, c.Destination} {
+				if r.IntN(3) > 0 {
+					p.Coverage = proto.Float64(float64(r.IntN(1001)) / 1000)
+				}
+			}
+			if r.IntN(3) == 0 {
+				c.Destination.Process = ""
+			}
 		})
 	}
 	return list
@@ -234,7 +242,7 @@ func TestCountsEqualAnOracle(t *testing.T) {
 	want := map[row]uint64{}
 	for _, c := range calls {
 		v.Observe(c)
-		if c.Observed != v1.Observed_OBSERVED_CLIENT {
+		if c.Observed != v1.Observed_OBSERVED_CLIENT || c.Destination.Process == "" {
 			want[row{c.Service, c.Method, c.Route, strconv.Itoa(int(c.StatusCode))}]++
 		}
 	}

@@ -14,6 +14,7 @@ type service struct {
 	name                          string
 	calls, clientCalls, unmatched uint64
 	protocols, classes, processes names
+	figure
 	span
 	answered   bool // has an active endpoint
 	candidates int
@@ -24,6 +25,7 @@ type service struct {
 
 func (s *service) observe(c *v1.Call, at sighting) {
 	s.shown = nil
+	s.figure.observe(c, at, s.calls, s.clientCalls, s.span.last)
 	s.span.extend(at.nanos)
 	s.protocols.add(at.protocol, maxProtocols)
 	s.processes.add(c.GetDestination().GetProcess(), maxProcesses)
@@ -47,7 +49,7 @@ func (s *service) row() *v1.Service {
 			Name: s.name, Calls: s.calls, ClientCalls: s.clientCalls, Unmatched: s.unmatched,
 			Endpoints: uint32(len(s.endpoints) - s.candidates),
 			Protocols: s.protocols.sorted(), DataClasses: s.classes.sorted(), Processes: s.processes.sorted(),
-			FirstSeen: s.firstSeen(), LastSeen: s.lastSeen(),
+			FirstSeen: s.firstSeen(), LastSeen: s.lastSeen(), Coverage: s.coverage,
 		}
 	}
 	return s.shown
@@ -57,7 +59,7 @@ func serviceOf(r *v1.Service) *service {
 	return &service{
 		name: r.GetName(), calls: r.GetCalls(), clientCalls: r.GetClientCalls(), unmatched: r.GetUnmatched(),
 		protocols: namesOf(r.GetProtocols()), classes: namesOf(r.GetDataClasses()), processes: namesOf(r.GetProcesses()),
-		span: spanOf(r.GetFirstSeen(), r.GetLastSeen()), endpoints: map[key]*endpoint{},
+		span: spanOf(r.GetFirstSeen(), r.GetLastSeen()), figure: figure{r.Coverage}, endpoints: map[key]*endpoint{},
 	}
 }
 

@@ -91,8 +91,15 @@ func lacks(c *v1.Call) string {
 		return "path"
 	case c.StatusCode == 0:
 		return "status_code"
+	case !possible(c.GetSource()) || !possible(c.GetDestination()):
+		return "coverage from 0 to 1 at both ends"
 	}
 	return ""
+}
+
+// possible says whether a peer's coverage, where there is one, is a share.
+func possible(p *v1.Peer) bool {
+	return p == nil || p.Coverage == nil || *p.Coverage >= 0 && *p.Coverage <= 1
 }
 
 // placeID is the id of a call that came without: evidence has to name it.

@@ -174,6 +174,8 @@ func TestRunRefuses(t *testing.T) {
 		"no method":      {late + "\n" + cut(`"method":"GET",`), "line 3: bad input: the call has no method"},
 		"no path":        {cut(`"path":"/users/7",`), "no path"},
 		"no status":      {cut(`"status_code":200,`), "no status_code"},
+		"coverage":       {strings.Replace(late, `{`, `{"destination":{"coverage":1.01},`, 1), "no coverage from 0 to 1"},
+		"coverage < 0":   {strings.Replace(late, `{`, `{"source":{"coverage":-0.5},`, 1), "no coverage from 0 to 1"},
 		"too long":       {late + `{"x":"` + strings.Repeat("x", replay.MaxLineBytes) + "\"}\n", "line 2: bad input: longer than 1048576 bytes"},
 		"too long, torn": {strings.Repeat("x", 3<<20), "line 1: bad input: longer than 1048576 bytes"},
 		"second file":    {late, "b.jsonl line 1"},
