@@ -2,8 +2,6 @@ package probe
 
 import (
 	"errors"
-	"fmt"
-	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -12,7 +10,6 @@ import (
 	"github.com/cilium/ebpf/link"
 
 	"github.com/spile/spile/agent/target"
-	"golang.org/x/sys/unix"
 )
 
 // Programs is where the programs come from: *bpf.Objects.
@@ -25,7 +22,7 @@ type Programs interface {
 // placement is one program and every place in a file where it goes.
 type placement struct {
 	program string
-	atExit  bool
+	atExit  bool // by return probes
 	symbols []string
 	offsets []uint64
 }
@@ -33,7 +30,7 @@ type placement struct {
 // placements groups sites by program: one uprobe_multi link serves all places of one program.
 func placements(sites []target.Site) []placement {
 	var list []placement
-	put := func(program string, atExit bool, s target.Site) {
+	put := func(program string, atExit bool, symbol string, offsets ...uint64) {
 		if program == "" {
 			return
 		}
@@ -42,60 +39,70 @@ func placements(sites []target.Site) []placement {
 			i = len(list)
 			list = append(list, placement{program: program, atExit: atExit})
 		}
-		// Two names of one function (an alias) must not fire twice.
-		if !slices.Contains(list[i].offsets, s.Offset) {
-			list[i].offsets = append(list[i].offsets, s.Offset)
-			list[i].symbols = append(list[i].symbols, s.Symbol)
+		for _, offset := range offsets {
+			// Two names of one function (an alias) must not fire twice.
+			if !slices.Contains(list[i].offsets, offset) {
+				list[i].offsets = append(list[i].offsets, offset)
+				list[i].symbols = append(list[i].symbols, symbol)
+			}
 		}
 	}
 	for _, s := range sites {
 		// Exits first: a call that begins between the two links then ends unseen, instead of beginning and never ending.
-		put(s.Exit, true, s)
+		if len(s.Returns) > 0 {
+			put(s.Exit, false, s.Symbol, s.Returns...)
+		} else {
+			put(s.Exit, true, s.Symbol, s.Offset)
+		}
 	}
 	for _, s := range sites {
-		put(s.Enter, false, s)
+		put(s.Enter, false, s.Symbol, s.Offset)
 	}
 	return list
 }
 
 // attach puts the programs at the sites of an open file. On error nothing stays attached.
-func attach(programs Programs, file *os.File, path string, sites []target.Site) ([]link.Link, error) {
-	if len(sites) == 0 {
-		return nil, fmt.Errorf("attach to %s: it has no place for a probe", path)
+func attach(programs Programs, f target.File) ([]link.Link, error) {
+	what := "attach to " + f.Path
+	if len(f.Sites) == 0 || f.Handle == nil {
+		return nil, &refusal{what: what, why: "no place for a probe was found in it", remedy: "use another build of the file"}
 	}
 	if !programs.UprobeMulti() {
 		if _, err := os.Stat("/sys/bus/event_source/devices/uprobe/type"); err != nil {
-			return nil, fmt.Errorf("attach to %s: this kernel has no uprobe events; use one built with CONFIG_UPROBE_EVENTS", path)
+			return nil, &refusal{what: what, why: "this kernel has no uprobe events, or /sys is not mounted",
+				remedy: "mount sysfs, or use a kernel built with CONFIG_UPROBE_EVENTS", cause: err}
 		}
 	}
 	// By descriptor: the path inside a container leads elsewhere for us, and may have been replaced meanwhile.
-	exe, err := link.OpenExecutable("/proc/self/fd/" + strconv.Itoa(int(file.Fd())))
+	exe, err := link.OpenExecutable("/proc/self/fd/" + strconv.Itoa(int(f.Handle.Fd())))
 	if err != nil {
-		return nil, fmt.Errorf("attach to %s: open it by descriptor: %w", path, err)
+		return nil, attempt{what: what}.refused(err)
 	}
 	var links []link.Link
-	for _, p := range placements(sites) {
-		more, err := place(programs, exe, p)
+	for _, p := range placements(f.Sites) {
+		what := "attach " + p.symbols[0] + " to " + f.Path
+		program := programs.Program(p.program)
+		if program == nil {
+			closeAll(links)
+			return nil, &refusal{what: what, why: "program " + p.program + " is not loaded", remedy: "the agent and its programs are of different versions: reinstall it"}
+		}
+		more, err := place(exe, program, programs.UprobeMulti(), p, f.Only)
 		links = append(links, more...)
 		if err != nil {
 			closeAll(links)
-			return nil, fmt.Errorf("attach %s to %s: %w", p.symbols[0], path, explain(err, programs.UprobeMulti()))
+			return nil, attempt{what, programs.UprobeMulti(), f.Only}.refused(err)
 		}
 	}
 	return links, nil
 }
 
-func place(programs Programs, exe *link.Executable, p placement) ([]link.Link, error) {
-	program := programs.Program(p.program)
-	if program == nil {
-		return nil, fmt.Errorf("program %s is not loaded; the agent and its programs are of different versions", p.program)
-	}
-	if programs.UprobeMulti() {
+func place(exe *link.Executable, program *ebpf.Program, multi bool, p placement, only uint32) ([]link.Link, error) {
+	if multi {
 		put := exe.UprobeMulti
 		if p.atExit {
 			put = exe.UretprobeMulti
 		}
-		l, err := put(nil, program, &link.UprobeMultiOptions{Addresses: p.offsets})
+		l, err := put(nil, program, &link.UprobeMultiOptions{Addresses: p.offsets, PID: only})
 		if err != nil {
 			return nil, err
 		}
@@ -107,30 +114,13 @@ func place(programs Programs, exe *link.Executable, p placement) ([]link.Link, e
 	}
 	var links []link.Link
 	for _, offset := range p.offsets {
-		l, err := put("", program, &link.UprobeOptions{Address: offset})
+		l, err := put("", program, &link.UprobeOptions{Address: offset, PID: int(only)})
 		if err != nil {
 			return links, err
 		}
 		links = append(links, l)
 	}
 	return links, nil
-}
-
-// explain adds what to do. A bare errno helps nobody.
-func explain(err error, multi bool) error {
-	switch {
-	case errors.Is(err, fs.ErrPermission) && multi:
-		return fmt.Errorf("the kernel refused it (%w); give the agent CAP_BPF and CAP_PERFMON", err)
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("the kernel refused it (%w); before Linux 6.6 uprobes need CAP_SYS_ADMIN as well", err)
-	case errors.Is(err, unix.EINVAL):
-		return fmt.Errorf("the kernel does not accept this place (%w); the file may use instructions that it cannot step over", err)
-	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
-		return fmt.Errorf("too many files are open (%w); raise LimitNOFILE of the agent", err)
-	case errors.Is(err, unix.ENOMEM):
-		return fmt.Errorf("the kernel has no memory for it (%w); raise the memory limit of the agent", err)
-	}
-	return err
 }
 
 func closeAll(links []link.Link) error {

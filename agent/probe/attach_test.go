@@ -2,6 +2,8 @@ package probe
 
 import (
 	"errors"
+	"fmt"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -28,24 +30,55 @@ func TestPlacements(t *testing.T) {
 	}
 }
 
-func TestExplainNamesTheRemedy(t *testing.T) {
+func TestGoReturnsAreEntries(t *testing.T) {
+	got := placements([]target.Site{
+		{Symbol: "Read", Offset: 1, Enter: "read_enter", Exit: "read_exit", Returns: []uint64{7, 8, 8}},
+		{Symbol: "handshake", Offset: 2, Enter: "h_enter", Exit: "read_exit", Returns: []uint64{9}},
+		{Symbol: "C", Offset: 3, Exit: "read_exit"},
+	})
+	want := []placement{
+		{program: "read_exit", symbols: []string{"Read", "Read", "handshake"}, offsets: []uint64{7, 8, 9}},
+		{program: "read_exit", atExit: true, symbols: []string{"C"}, offsets: []uint64{3}},
+		{program: "read_enter", symbols: []string{"Read"}, offsets: []uint64{1}},
+		{program: "h_enter", symbols: []string{"handshake"}, offsets: []uint64{2}},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v\nwant %+v", got, want)
+	}
+}
+
+func TestARefusalNamesTheRemedyAndNoErrno(t *testing.T) {
 	for _, tc := range []struct {
-		err    error
-		multi  bool
-		remedy string
+		err         error
+		multi       bool
+		only        uint32
+		why, remedy string
 	}{
-		{unix.EPERM, true, "CAP_BPF and CAP_PERFMON"},
-		{unix.EACCES, false, "CAP_SYS_ADMIN"},
-		{unix.EMFILE, true, "LimitNOFILE"},
-		{unix.ENOMEM, true, "memory limit"},
-		{unix.EINVAL, true, "does not accept this place"},
+		{unix.EPERM, true, 0, "does not let this agent", "CAP_BPF and CAP_PERFMON"},
+		{unix.EACCES, false, 0, "does not let this agent", "CAP_SYS_ADMIN"},
+		{unix.EMFILE, true, 0, "too many files", "LimitNOFILE"},
+		{unix.ENFILE, true, 0, "too many files", "fs.file-max"},
+		{unix.ENOMEM, true, 0, "no memory", "memory limit"},
+		{unix.EINVAL, true, 0, "no code at this place", "reinstall"},
+		{unix.Errno(524), true, 0, "step over", "another build"},
+		{unix.EIO, false, 0, "file system", "local file system"},
+		{os.ErrNotExist, true, 7, "process 7 is gone", "nothing"},
+		{unix.ESRCH, false, 7, "process 7 is gone", "nothing"},
+		{unix.ENOENT, true, 0, "/proc/self/fd", "mount procfs"},
+		{unix.ELOOP, true, 0, "too many levels of symbolic links", "restart"},
 	} {
-		err := explain(tc.err, tc.multi)
-		if !errors.Is(err, tc.err) || !strings.Contains(err.Error(), tc.remedy) {
-			t.Errorf("%v: %v, want it to say %q", tc.err, err, tc.remedy)
+		wrapped := fmt.Errorf("create link:\n%w (invalid pid?)", tc.err)
+		err := attempt{"attach SSL_read to /lib/x", tc.multi, tc.only}.refused(wrapped)
+		text := err.Error()
+		if !errors.Is(err, tc.err) || !strings.HasPrefix(text, "attach SSL_read to /lib/x: ") ||
+			!strings.Contains(text, tc.why) || !strings.Contains(text, tc.remedy) {
+			t.Errorf("%v: %q, want it to say %q and %q", tc.err, text, tc.why, tc.remedy)
+		}
+		if strings.ContainsAny(text, "\n(") {
+			t.Errorf("%v: %q carries what the libraries below say", tc.err, text)
 		}
 	}
-	if other := errors.New("x"); explain(other, true) != other {
-		t.Error("an error that nobody knows was changed")
+	if text := oneLine(errors.New("read /tmp/a\nb\x1b[2J: no")); text != "read /tmp/a?b?[2J: no" {
+		t.Errorf("a path of somebody's choosing: %q", text)
 	}
 }

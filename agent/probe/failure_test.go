@@ -25,9 +25,9 @@ func TestFailuresSayWhatWhyAndWhatToDo(t *testing.T) {
 		file     target.File
 		says     []string
 	}{
-		"program missing": {&missing, f, []string{"attach SSL_", path, "not loaded", "different versions"}},
-		"bad place":       {programs, bad, []string{"attach SSL_read to " + path, "does not accept this place"}},
-		"no sites":        {programs, target.File{ID: f.ID, Path: path, Handle: f.Handle}, []string{path, "no place"}},
+		"program missing": {&missing, f, []string{"attach SSL_", path, "is not loaded", "reinstall"}},
+		"bad place":       {programs, bad, []string{"attach SSL_read to " + path, "no code at this place", "reinstall the file"}},
+		"no sites":        {programs, target.File{ID: f.ID, Path: path, Handle: f.Handle}, []string{path, "no place", "another build"}},
 		"unread":          {programs, unread, []string{"there is no such file"}},
 	} {
 		before := descriptors(t)

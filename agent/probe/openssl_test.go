@@ -61,7 +61,9 @@ func openSSL(t *testing.T, multi bool) {
 	}
 	defer selection.Close()
 	libraries := target.Libraries()
-	libraries[0].WellKnown = nil // the machine's own library is not ours to probe
+	for i := range libraries {
+		libraries[i].WellKnown = nil // the machine's own libraries are not ours to probe
+	}
 	times := DefaultTimes()
 	times.Grace = time.Hour
 	r := registry(t, programs, times)

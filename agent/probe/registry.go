@@ -27,6 +27,7 @@ const (
 // State is one file, for health reports.
 type State struct {
 	ID        target.Identity
+	Only      uint32 // the one process that is probed; 0 = every process that maps the file
 	Library   string
 	Path      string
 	BuildID   string
@@ -40,12 +41,13 @@ type State struct {
 type Times struct {
 	Grace  time.Duration // from the last Drop to detaching
 	Forget time.Duration // until a file that failed is tried again
+	Retry  time.Duration // the same, where the host was only short of something
 	Sweep  time.Duration // between two looks at what is over
 }
 
 // DefaultTimes keeps a library attached between two runs of a cron job or a rolling restart.
 func DefaultTimes() Times {
-	return Times{Grace: 30 * time.Second, Forget: 10 * time.Minute, Sweep: time.Second}
+	return Times{Grace: 30 * time.Second, Forget: 10 * time.Minute, Retry: 20 * time.Second, Sweep: time.Second}
 }
 
 // maxFiles bounds the registry: beyond it a file is counted and not attached.
@@ -62,7 +64,7 @@ type Registry struct {
 	now      func() time.Time
 
 	mu       sync.Mutex
-	files    map[target.Identity]*entry
+	files    map[key]*entry
 	closed   bool
 	overflow uint64
 
@@ -72,85 +74,102 @@ type Registry struct {
 	swept     chan struct{}
 }
 
+// key names an attachment: a file, and the one process it is for.
+type key struct {
+	id   target.Identity
+	only uint32
+}
+
 type entry struct {
 	state State
 	users map[target.Process]struct{}
-	idle  time.Time // when the last user went
-	tried time.Time // when attaching was begun
+	idle  time.Time     // when the last user went
+	tried time.Time     // when attaching was begun
+	wait  time.Duration // from then until it is tried again, after a failure
 	links []link.Link
 }
 
 // New makes an empty Registry. Close it.
 func New(programs Programs, times Times) *Registry {
 	r := &Registry{
-		programs: programs, times: times, now: time.Now, files: map[target.Identity]*entry{},
+		programs: programs, times: times, now: time.Now, files: map[key]*entry{},
 		slots: make(chan struct{}, maxDetaching), stop: make(chan struct{}), swept: make(chan struct{}),
 	}
 	go r.sweepLoop()
 	return r
 }
 
-// Use says that a process maps a file, and attaches to it if nobody did before. It returns when the probes are in.
-func (r *Registry) Use(p target.Process, f target.File) {
-	e, isNew := r.enter(p, f)
+// Use says that a process maps a file, and attaches to it if nobody did before. It returns when the probes are in, and
+// reports whether they are.
+func (r *Registry) Use(p target.Process, f target.File) bool {
+	e, isNew, attached := r.enter(p, f)
 	if !isNew {
-		return
+		return attached
 	}
 	var links []link.Link
 	err := f.Problem
 	if err == nil {
-		links, err = attach(r.programs, f.Handle, f.Path, f.Sites)
+		links, err = attach(r.programs, f)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case err != nil:
-		e.state.Phase, e.state.Reason = Failed, err.Error()
-	case r.closed || r.files[f.ID] != e:
-		// Closed or superseded while attaching.
+	case r.closed || r.files[key{f.ID, f.Only}] != e:
+		// Closed, superseded or gone while attaching.
 		r.detach(links)
-	default:
-		e.state.Phase, e.state.Reason, e.links = Attached, "", links
-		if len(e.users) == 0 {
-			e.state.Phase = Draining
+		return false
+	case err != nil:
+		e.state.Phase, e.state.Reason, e.wait = Failed, oneLine(err), r.times.Forget
+		if passing(err) {
+			e.wait = r.times.Retry
 		}
+		return false
 	}
+	e.state.Phase, e.state.Reason, e.links = Attached, "", links
+	if len(e.users) == 0 {
+		e.state.Phase = Draining
+	}
+	return true
 }
 
-func (r *Registry) enter(p target.Process, f target.File) (*entry, bool) {
+// enter notes the user, and says whether the caller is the one to attach, or else whether it is attached.
+func (r *Registry) enter(p target.Process, f target.File) (e *entry, isNew, attached bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
-		return nil, false
+		return nil, false, false
 	}
-	if e, ok := r.files[f.ID]; ok {
+	k := key{f.ID, f.Only}
+	if e, ok := r.files[k]; ok {
 		e.users[p] = struct{}{}
-		if e.state.Phase == Failed && r.now().Sub(e.tried) >= r.times.Forget {
-			e.state.Phase, e.tried = Attaching, r.now()
-			return e, true
+		if e.state.Phase == Failed && r.now().Sub(e.tried) >= e.wait {
+			e.state.Phase, e.tried, e.state.Sites = Attaching, r.now(), len(f.Sites)
+			return e, true, false
 		}
 		if e.state.Phase == Draining {
 			e.state.Phase = Attached
 		}
-		return e, false
+		return e, false, e.state.Phase == Attached
 	}
 	if len(r.files) >= maxFiles {
 		r.overflow++
-		return nil, false
+		return nil, false, false
 	}
 	r.supersede(f.ID)
-	e := &entry{
-		state: State{ID: f.ID, Library: f.Library, Path: f.Path, BuildID: f.ID.BuildID, Phase: Attaching, Sites: len(f.Sites)},
+	e = &entry{
+		state: State{
+			ID: f.ID, Only: f.Only, Library: f.Library, Path: f.Path, BuildID: f.ID.BuildID, Phase: Attaching, Sites: len(f.Sites),
+		},
 		users: map[target.Process]struct{}{p: {}}, tried: r.now(),
 	}
-	r.files[f.ID] = e
-	return e, true
+	r.files[k] = e
+	return e, true, false
 }
 
 // supersede lets go at once of a file on the same inode with another build id: it was overwritten in place.
 func (r *Registry) supersede(id target.Identity) {
 	for old, e := range r.files {
-		if old.Dev == id.Dev && old.Ino == id.Ino && old.Born == id.Born && old.BuildID != id.BuildID && e.links != nil {
+		if old.id.Dev == id.Dev && old.id.Ino == id.Ino && old.id.Born == id.Born && old.id.BuildID != id.BuildID && e.links != nil {
 			r.detach(e.links)
 			delete(r.files, old)
 		}
@@ -161,7 +180,15 @@ func (r *Registry) supersede(id target.Identity) {
 func (r *Registry) Drop(p target.Process, id target.Identity) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e, ok := r.files[id]
+	own := key{id, p.PID}
+	if e, ok := r.files[own]; ok && own.only != 0 {
+		// What is for one process goes with it: nobody else can come back to it.
+		if delete(e.users, p); len(e.users) == 0 {
+			r.detach(e.links)
+			delete(r.files, own)
+		}
+	}
+	e, ok := r.files[key{id, 0}]
 	if !ok {
 		return
 	}
@@ -188,7 +215,7 @@ func (r *Registry) List() []State {
 		list = append(list, s)
 	}
 	slices.SortFunc(list, func(a, b State) int {
-		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.ID.Ino, b.ID.Ino), cmp.Compare(a.ID.Dev, b.ID.Dev))
+		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.ID.Ino, b.ID.Ino), cmp.Compare(a.ID.Dev, b.ID.Dev), cmp.Compare(a.Only, b.Only))
 	})
 	return list
 }
@@ -204,7 +231,7 @@ func (r *Registry) Refused() uint64 {
 func (r *Registry) State(id target.Identity) (known, attached bool, reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e, ok := r.files[id]
+	e, ok := r.files[key{id, 0}]
 	if !ok {
 		return false, false, ""
 	}
@@ -235,14 +262,14 @@ func (r *Registry) sweep() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.now()
-	for id, e := range r.files {
+	for k, e := range r.files {
 		if len(e.users) > 0 {
 			continue
 		}
 		idle := now.Sub(e.idle)
 		if e.state.Phase == Draining && idle >= r.times.Grace || e.state.Phase == Failed && idle >= r.times.Forget {
 			r.detach(e.links)
-			delete(r.files, id)
+			delete(r.files, k)
 		}
 	}
 }
@@ -272,9 +299,9 @@ func (r *Registry) Close(ctx context.Context) error {
 		close(r.stop)
 	}
 	n := len(r.files)
-	for id, e := range r.files {
+	for k, e := range r.files {
 		r.detach(e.links)
-		delete(r.files, id)
+		delete(r.files, k)
 	}
 	r.mu.Unlock()
 	<-r.swept

@@ -19,15 +19,16 @@ type File struct {
 	Path    string   // as the process names it, for people
 	Handle  *os.File // nil when there is a Problem; closed when Sink.Use returns
 	Sites   []Site
-	Only    uint32   // the one process to probe; 0 = every process that maps the file
-	Problem error // why the file cannot be probed, for a person
+	Only    uint32 // the one process to probe; 0 = every process that maps the file
+	Problem error  // why the file cannot be probed, for a person
 }
 
 // Sink is told which processes map which files. agent/probe is one.
 type Sink interface {
-	// Use says that a process maps a file. The zero Process stands for the agent, which keeps what is well known.
-	Use(p Process, f File)
-	// Drop says that a process is gone, or maps the file no more.
+	// Use says that a process maps a file, and reports whether it is probed. The zero Process stands for the agent,
+	// which keeps what is well known.
+	Use(p Process, f File) bool
+	// Drop says that a process is gone, or maps the file no more. It also ends what was for this process alone.
 	Drop(p Process, id Identity)
 }
 

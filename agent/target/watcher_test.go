@@ -28,7 +28,7 @@ func newLedger() *ledger {
 	return &ledger{files: map[Identity]File{}, users: map[Identity]map[Process]bool{}, first: map[Identity]time.Time{}}
 }
 
-func (l *ledger) Use(p Process, f File) {
+func (l *ledger) Use(p Process, f File) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if f.Problem == nil {
@@ -40,6 +40,7 @@ func (l *ledger) Use(p Process, f File) {
 		l.users[f.ID], l.first[f.ID] = map[Process]bool{}, time.Now()
 	}
 	l.files[f.ID], l.users[f.ID][p] = f, true
+	return f.Problem == nil
 }
 
 func (l *ledger) Drop(p Process, id Identity) {
