@@ -37,9 +37,15 @@ func (a *agent) health() *v1.Health {
 	for _, s := range t.probes.List() {
 		h.Probes = append(h.Probes, &v1.Probe{Library: s.Library, Path: s.Path, BuildId: s.BuildID, State: string(s.Phase), Reason: s.Reason})
 	}
-	bytes, err := t.objects.Uncovered()
+	list, err := t.objects.Coverage()
 	if err != nil {
-		a.log.Warn("read the bytes that nobody decoded", "error", err)
+		a.log.Warn("read the coverage of processes", "error", err)
+	}
+	bytes := map[uint32]uint64{}
+	for _, c := range list {
+		if c.TLSBytes > c.DecodedBytes {
+			bytes[c.TGID] = c.TLSBytes - c.DecodedBytes
+		}
 	}
 	for _, u := range t.explain.Explain(bytes) {
 		h.Coverage = append(h.Coverage, &v1.Coverage{Pid: u.PID, Process: u.Process, Reason: u.Reason, TlsBytes: u.TLSBytes})

@@ -1,44 +1,64 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Which SSL object uses which socket: the one in whose call a thread moves TLS records through it. Nothing is asked
- * of the library, and what does not nest stays unbound.
+ * Which TLS stream uses which socket. Nothing is asked of the library and nothing is guessed:
+ *   nested    the thread, or the goroutine, moves TLS records through the socket inside the library's call
+ *   prefix    the socket sends the very bytes that the library wrote into memory during a call
+ * What is neither stays unbound.
  */
 #ifndef SPILE_BIND_H
 #define SPILE_BIND_H
 
-/* The innermost TLS call that this thread is in. */
-static __always_inline struct tls_call *current_call(__u64 pid_tgid)
+/* The goroutine that entered the kernel, if the thread runs Go: else whatever the register holds, which no call knows. */
+static __always_inline __u64 goroutine(struct pt_regs *regs)
 {
-	struct tls_calls *calls = bpf_map_lookup_elem(&tls_calls, &pid_tgid);
-
-	if (!calls || !calls->depth || calls->depth > MAX_CALLS)
-		return NULL;
-	return call_at(calls, calls->depth - 1);
+#if defined(__TARGET_ARCH_x86)
+	return regs ? BPF_CORE_READ(regs, r14) : 0;
+#else
+	return regs ? BPF_CORE_READ(regs, user_regs.regs[28]) : 0;
+#endif
 }
 
-/* The TLS call of this thread moved ciphertext through this socket: they belong together. */
-static __noinline int bind(struct tls_call *call, __u64 pid_tgid, struct sock *sk, struct conn *c)
+/* The innermost TLS call that this thread or goroutine is in; who says which of the two. */
+static __always_inline struct tls_call *current_call(struct pt_regs *regs, struct caller *who)
 {
-	struct tls_key key = {.ssl = call->ssl, .tgid = pid_tgid >> 32};
-	struct tls_stream *t = stream_of(&key);
+	struct tls_call *call;
+
+	*who = this_thread();
+	call = innermost(who);
+	if (call)
+		return call;
+	who->id = goroutine(regs);
+	return innermost(who);
+}
+
+/* The stream and the socket belong together. */
+static __noinline int bind(struct tls_key *key, struct sock *sk, struct conn *c, __u8 kind)
+{
+	struct tls_stream *t = stream_of(key);
+	__u64 old_sk;
 
 	if (!t || (t->sk == (__u64)sk && t->plain.conn == c->plain.conn))
 		return 0;
-	if (t->sk) { /* the SSL object was reused: another stream */
+	old_sk = t->sk;
+	if (old_sk) {
+		/* A connection of Go never moves; this call has ended without a probe to tell, and the bytes are not its. */
+		if (kind == CALL_GO_WRITE && bpf_map_lookup_elem(&conns, &old_sk))
+			return 0;
+		/* the SSL object was reused: another stream */
 		emit_close(&t->plain);
-		bpf_map_delete_elem(&tls_streams, &key);
-		t = stream_of(&key);
+		drop_stream(key, t);
+		t = stream_of(key);
 		if (!t)
 			return 0;
-		t->handshake = call->kind == CALL_HANDSHAKE;
+		t->handshake = kind == CALL_HANDSHAKE;
 	}
-	if (c->tls.ssl && (c->tls.ssl != key.ssl || c->tls.tgid != key.tgid)) {
+	if (c->tls.ssl && (c->tls.ssl != key->ssl || c->tls.tgid != key->tgid)) {
 		struct tls_key old_key = c->tls;
 		struct tls_stream *old = bpf_map_lookup_elem(&tls_streams, &old_key);
 
 		if (old && old->sk == (__u64)sk) {
 			emit_close(&old->plain);
-			bpf_map_delete_elem(&tls_streams, &old_key);
+			drop_stream(&old_key, old);
 		}
 	}
 	t->sk = (__u64)sk;
@@ -53,54 +73,132 @@ static __noinline int bind(struct tls_call *call, __u64 pid_tgid, struct sock *s
 	t->plain.flags &= ~FLAG_UNBOUND;
 	if (t->handshake || (c->fresh && !c->uncovered))
 		t->plain.flags |= FLAG_FRESH;
-	c->tls = key;
+	c->tls = *key;
 	return 0;
 }
 
-/* The TLS call of this thread uses a socket outside the selection: nothing more of it is read. */
-static __noinline int refuse(struct tls_call *call, __u64 pid_tgid, struct sock *sk)
+/* The first bytes of a buffer, which may lie in several iovecs. False where there are fewer. */
+static __always_inline bool read_prefix(const struct io *io, __u8 *bytes)
 {
-	struct tls_key key = {.ssl = call->ssl, .tgid = pid_tgid >> 32};
-	struct tls_stream *t = stream_of(&key);
+	__u64 have = 0;
+
+	if (io->flags & FLAG_UNSEEN)
+		return false;
+	if (!io->iovs)
+		return io->length >= PREFIX_BYTES && !bpf_probe_read_user(bytes, PREFIX_BYTES, (void *)io->buf);
+	for (__u32 i = 0; i < 4 && i < io->iovs && have < PREFIX_BYTES; i++) {
+		struct iovec iov;
+		__u64 n;
+
+		if (bpf_probe_read_user(&iov, sizeof(iov), (void *)(io->buf + i * sizeof(iov))))
+			return false;
+		n = iov.len < PREFIX_BYTES - have ? iov.len : PREFIX_BYTES - have;
+		asm volatile("" : "+r"(n));
+		if (n > PREFIX_BYTES || bpf_probe_read_user(bytes + (have & (PREFIX_BYTES - 1)), n, (void *)iov.base))
+			return false;
+		have += n;
+	}
+	return have >= PREFIX_BYTES && io->length >= PREFIX_BYTES;
+}
+
+/* What a socket without a TLS stream sends may be what a library wrote into memory. */
+static __noinline int bind_by_prefix(struct sock *sk, struct conn *c, const struct io *io, __u32 tgid)
+{
+	struct {
+		struct prefix key;
+		__u8 room[PREFIX_BYTES]; /* what the verifier takes for possible */
+	} p = {.key.tgid = tgid};
+	struct tls_key *found, key;
+	struct tls_stream *t;
+
+	if (!read_prefix(io, p.key.bytes))
+		return 0;
+	p.key.tgid = tgid;
+	p.key.pad = 0;
+	found = bpf_map_lookup_elem(&prefixes, &p.key);
+	if (!found)
+		return 0;
+	key = *found;
+	t = bpf_map_lookup_elem(&tls_streams, &key);
+	if (!t || t->sk)
+		return 0;
+	/* A connection seen from its start that sends a record of the handshake (RFC 8446 section 5.1) has moved nothing plain. */
+	if (c->fresh && p.key.bytes[0] == 0x16 && !(t->plain.offset[0] | t->plain.offset[1]))
+		t->handshake = 1;
+	count(COUNT_BOUND_BY_PREFIX, 1);
+	bind(&key, sk, c, CALL_WRITE);
+	t = bpf_map_lookup_elem(&tls_streams, &key);
+	if (!t)
+		return 0;
+	for (__u32 i = 0; i < MAX_PREFIXES; i++)
+		if (i < t->written)
+			bpf_map_delete_elem(&prefixes, &t->prefixes[i]);
+	t->written = 0;
+	return 1;
+}
+
+/* The TLS call of this thread uses a socket outside the selection: nothing more of it is read. */
+static __noinline int refuse(struct tls_key *key, struct sock *sk)
+{
+	struct tls_stream *t = stream_of(key);
 
 	if (t && t->sk && t->sk != (__u64)sk) { /* it had one inside: that stream has ended */
 		emit_close(&t->plain);
-		bpf_map_delete_elem(&tls_streams, &key);
-		t = stream_of(&key);
+		drop_stream(key, t);
+		t = stream_of(key);
 	}
 	if (t)
 		t->refused = 1;
 	return 0;
 }
 
-static __always_inline void count_uncovered(struct conn *c, __u32 tgid, __u64 n)
+/* The stream inside is read from here on; what went before it is credited if nothing of that was plain. */
+static __always_inline void cover(struct conn *c, struct coverage *v)
 {
-	__u64 *total = bpf_map_lookup_elem(&uncovered, &tgid);
+	struct tls_key key = c->tls;
+	struct tls_stream *t = bpf_map_lookup_elem(&tls_streams, &key);
 
-	c->uncovered += n;
-	count(COUNT_UNCOVERED_BYTES, n);
-	if (total)
-		__sync_fetch_and_add(total, n);
-	else if (bpf_map_update_elem(&uncovered, &tgid, &n, BPF_NOEXIST))
-		count(LOST_UNCOVERED_FULL, 1);
+	c->covered = 1;
+	if (v && t && (t->plain.flags & FLAG_FRESH))
+		__sync_fetch_and_add(&v->decoded, c->pending);
+	c->pending = 0;
 }
 
 /* Ciphertext: explained by a TLS call, or by none. */
-static __always_inline void tls_bytes(struct conn *c, struct tls_call *call, __u64 pid_tgid, struct sock *sk,
-				      const struct io *io)
+static __noinline int tls_bytes(struct conn *c, struct tls_call *call, const struct caller *who, struct sock *sk, const struct io *io)
 {
+	struct coverage *v = coverage_of(&c->plain);
 	__u32 n = io->length;
 
 	count(COUNT_TLS_BYTES, n);
+	if (v)
+		__sync_fetch_and_add(&v->tls, n);
 	if (call) {
-		if (call->kind != CALL_HANDSHAKE)
-			c->covered = 1;
-		if (call->kind == CALL_WRITE && io->direction == DIRECTION_EGRESS)
-			call->sent = 1;
-		bind(call, pid_tgid, sk, c);
+		struct tls_key key = {.ssl = call->ssl, .tgid = who->tgid};
+		bool egress = io->direction == DIRECTION_EGRESS, ended = false;
+
+		if (egress && (call->kind == CALL_WRITE || call->kind == CALL_GO_WRITE)) {
+			call->sent += n;
+			ended = call->kind == CALL_GO_WRITE && call->sent > call->left;
+		}
+		bind(&key, sk, c, call->kind);
+		if (call->kind != CALL_HANDSHAKE && !c->covered)
+			cover(c, v);
+		if (ended)
+			end_innermost(who);
 	} else if (!c->covered) { /* a server that buffers what it writes sends outside the calls */
-		count_uncovered(c, pid_tgid >> 32, n);
+		if (io->direction == DIRECTION_EGRESS && bind_by_prefix(sk, c, io, who->tgid))
+			cover(c, v);
+		else
+			c->uncovered += n;
 	}
+	if (!c->covered) {
+		c->pending += n;
+		count(COUNT_UNCOVERED_BYTES, n);
+	} else if (v) {
+		__sync_fetch_and_add(&v->decoded, n);
+	}
+	return 0;
 }
 
 #endif

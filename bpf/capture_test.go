@@ -107,8 +107,8 @@ func TestTLSExchange(t *testing.T) {
 		if lost := tp.lost(); len(lost) != 0 {
 			t.Errorf("lost %v", lost)
 		}
-		if uncovered, err := tp.Uncovered(); err != nil || len(uncovered) != 0 {
-			t.Errorf("uncovered %v, %v", uncovered, err)
+		if list, err := tp.Coverage(); err != nil || len(list) != 1 || list[0].TLSBytes < 5000 || list[0].DecodedBytes != list[0].TLSBytes {
+			t.Errorf("coverage %+v, %v; want every byte decoded", list, err)
 		}
 	})
 }

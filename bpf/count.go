@@ -1,7 +1,6 @@
 package bpf
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 
@@ -55,22 +54,6 @@ func (o *Objects) Counts() ([]Count, error) {
 		}
 	}
 	return counts, nil
-}
-
-// Uncovered returns, per process, the bytes of TLS records that no call of a watched library explains.
-func (o *Objects) Uncovered() (map[uint32]uint64, error) {
-	totals := map[uint32]uint64{}
-	var tgid uint32
-	var bytes uint64
-	entries := o.maps["uncovered"].Iterate()
-	for entries.Next(&tgid, &bytes) {
-		totals[tgid] = bytes
-	}
-	// Processes that end meanwhile may cut an iteration short.
-	if err := entries.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
-		return nil, fmt.Errorf("read uncovered bytes: %w", err)
-	}
-	return totals, nil
 }
 
 // Mute stops the capture of a stream: its offsets still advance, its bytes are not read any more.

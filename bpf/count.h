@@ -21,7 +21,9 @@ enum count {
 	COUNT_UNCLASSIFIED_BYTES, /* of plain sockets that have not shown HTTP: not read beyond the first bytes */
 	COUNT_MUTED_BYTES,        /* of streams that user space or the classifier gave up */
 	COUNT_TLS_BYTES,          /* ciphertext of selected sockets */
-	COUNT_UNCOVERED_BYTES,    /* the part of it that no TLS call explains */
+	COUNT_UNCOVERED_BYTES,    /* the part of it that was not decoded when it passed; a handshake may be credited later */
+	COUNT_BOUND_BY_PREFIX,    /* TLS streams whose socket was found by the bytes that it sent */
+	COUNT_QUIC_BYTES,         /* of selected UDP sockets that speak QUIC */
 	LOST_RING_FULL,           /* events */
 	LOST_RING_FULL_BYTES,     /* bytes they stood for */
 	LOST_RING_FULL_HEADS,     /* heads of HTTP messages in them */
@@ -33,7 +35,8 @@ enum count {
 	LOST_CALLS_ABANDONED,     /* TLS calls that a longjmp or a fiber ended, or hid */
 	LOST_CALLS_KILLED,        /* TLS writes that had sent when their thread ended: a call, its bytes unknown */
 	LOST_ORPHAN_RETURNS,      /* returns of TLS calls whose entry was not kept */
-	LOST_UNCOVERED_FULL,      /* processes without room in the table of uncovered bytes */
+	LOST_COVERAGE_FULL,       /* bytes of processes without room in the table of coverage, by number of calls */
+	LOST_PREFIXES_FULL,       /* records written into memory without room in their table: their streams stay unbound */
 	LOST_PIDS_FULL,           /* children of a selected process without room in the table of processes */
 	LOST_USER_FAULTS,         /* reads of user memory that failed */
 	LOST_USER_FAULT_BYTES,

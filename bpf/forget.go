@@ -44,5 +44,26 @@ func (o *Objects) Forget(tgids map[uint32]struct{}) ([]Event, error) {
 			ends = append(ends, *end)
 		}
 	}
-	return ends, nil
+	return ends, o.forgetCalls(tgids)
+}
+
+// forgetCalls drops the calls in which the goroutines of ended processes were; threads took theirs with them.
+func (o *Objects) forgetCalls(tgids map[uint32]struct{}) error {
+	var gone []procCaller
+	var who procCaller
+	var calls procTlsCalls
+	entries := o.maps["tls_calls"].Iterate()
+	for entries.Next(&who, &calls) {
+		if _, ended := tgids[who.Tgid]; ended {
+			gone = append(gone, who)
+		}
+	}
+	if err := entries.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return fmt.Errorf("list TLS calls: %w", err)
+	}
+	for _, who := range gone {
+		// The thread may have taken it away meanwhile.
+		_ = o.maps["tls_calls"].Delete(who)
+	}
+	return nil
 }

@@ -5,3 +5,4 @@ package bpf
 //go:generate go tool bpf2go -cc clang-14 -strip llvm-strip-14 -target amd64,arm64 -type event -type process proc proc.bpf.c -- -O2 -g -Wall -Werror -mcpu=v3
 //go:generate go tool bpf2go -cc clang-14 -strip llvm-strip-14 -target amd64,arm64 -no-global-types sock sock.bpf.c -- -O2 -g -Wall -Werror -mcpu=v3
 //go:generate go tool bpf2go -cc clang-14 -strip llvm-strip-14 -target amd64,arm64 -no-global-types tls tls.bpf.c -- -O2 -g -Wall -Werror -mcpu=v3
+//go:generate go tool bpf2go -cc clang-14 -strip llvm-strip-14 -target amd64,arm64 -no-global-types gotls gotls.bpf.c -- -O2 -g -Wall -Werror -mcpu=v3

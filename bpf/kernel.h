@@ -120,6 +120,12 @@ struct sock {
 	__u16 sk_protocol;
 	__u8 sk_shutdown;
 };
+struct tcp_ulp_ops {
+	char name[16];
+};
+struct inet_connection_sock {
+	const struct tcp_ulp_ops *icsk_ulp_ops;
+};
 struct tcp_sock {
 	__u32 copied_seq;
 	__u32 write_seq;

@@ -84,7 +84,7 @@ func (o *Objects) load(options Options) error {
 	if err := o.attachSockets(specs.sock, kernel, options.SocketRung); err != nil {
 		return err
 	}
-	return o.loadTLS(specs.tls, options.NoUprobeMulti)
+	return o.loadTLS(specs, options.NoUprobeMulti)
 }
 
 func (o *Options) fill() error {
@@ -104,7 +104,7 @@ func (o *Options) fill() error {
 }
 
 type specs struct {
-	proc, sock, tls *ebpf.CollectionSpec
+	proc, sock, tls, gotls *ebpf.CollectionSpec
 }
 
 func loadSpecs(options Options) (s specs, err error) {
@@ -112,7 +112,7 @@ func loadSpecs(options Options) (s specs, err error) {
 	for _, each := range []struct {
 		into *(*ebpf.CollectionSpec)
 		load func() (*ebpf.CollectionSpec, error)
-	}{{&s.proc, loadProc}, {&s.sock, loadSock}, {&s.tls, loadTls}} {
+	}{{&s.proc, loadProc}, {&s.sock, loadSock}, {&s.tls, loadTls}, {&s.gotls, loadGotls}} {
 		spec, err := each.load()
 		if err != nil {
 			return s, fmt.Errorf("read the embedded objects: %w", err)
@@ -160,17 +160,24 @@ func (o *Objects) add(spec *ebpf.CollectionSpec, what string) error {
 	return nil
 }
 
-func (o *Objects) loadTLS(spec *ebpf.CollectionSpec, noMulti bool) error {
+func (o *Objects) loadTLS(s specs, noMulti bool) error {
 	o.uprobeMulti = !noMulti && features.HaveBPFLinkUprobeMulti() == nil
 	o.rungs["uprobe"] = "perf"
 	if o.uprobeMulti {
 		o.rungs["uprobe"] = "uprobe_multi"
-		for _, program := range spec.Programs {
-			program.AttachType = ebpf.AttachTraceUprobeMulti
-		}
 	}
-	if err := o.add(spec, "the programs of TLS libraries"); err != nil {
-		return err
+	for _, part := range []struct {
+		spec *ebpf.CollectionSpec
+		what string
+	}{{s.tls, "the programs of C TLS libraries"}, {s.gotls, "the programs of Go's TLS"}} {
+		for _, program := range part.spec.Programs {
+			if o.uprobeMulti {
+				program.AttachType = ebpf.AttachTraceUprobeMulti
+			}
+		}
+		if err := o.add(part.spec, part.what); err != nil {
+			return err
+		}
 	}
 	// One program serves all returns; it has a name for each entry, so that a table of probes can pair them.
 	for _, function := range []string{"read", "read_ex", "write", "write_ex", "handshake"} {

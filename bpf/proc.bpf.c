@@ -14,6 +14,8 @@
 #include "count.h"
 #include "select.h"
 #include "stream.h"
+#include "calls.h"
+#include "coverage.h"
 #include "ring.h"
 
 /* One line of the list of processes. */
@@ -83,7 +85,8 @@ int process_fork(struct bpf_raw_tracepoint_args *ctx)
 /* What this thread was in the middle of is told by nobody else. */
 static __always_inline void end_calls(struct task_struct *task, __u64 pid_tgid)
 {
-	struct tls_calls *calls = bpf_map_lookup_elem(&tls_calls, &pid_tgid);
+	struct caller who = this_thread();
+	struct tls_calls *calls = bpf_map_lookup_elem(&tls_calls, &who);
 
 	for (__u64 i = 0; calls && i < MAX_CALLS; i++) {
 		struct tls_call *call = call_at(calls, i);
@@ -92,7 +95,7 @@ static __always_inline void end_calls(struct task_struct *task, __u64 pid_tgid)
 			count(LOST_CALLS_KILLED, 1);
 	}
 	if (calls)
-		bpf_map_delete_elem(&tls_calls, &pid_tgid);
+		bpf_map_delete_elem(&tls_calls, &who);
 	if (bpf_map_lookup_elem(&pendings, &pid_tgid)) {
 		bpf_map_delete_elem(&pendings, &pid_tgid);
 		if (select_task(task, pid_tgid >> 32))
@@ -106,12 +109,17 @@ int process_exit(struct bpf_raw_tracepoint_args *ctx)
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
 	__u32 tgid = pid_tgid >> 32;
+	struct process_id id = {.tgid = tgid};
+	struct coverage *covered;
 
 	end_calls(task, pid_tgid);
 	if (BPF_CORE_READ(task, signal, live.counter) > 0) /* other threads live on */
 		return 0;
 	emit_process(task, EVENT_EXIT);
-	bpf_map_delete_elem(&uncovered, &tgid);
+	id.start = BPF_CORE_READ(task, group_leader, start_boottime);
+	covered = bpf_map_lookup_elem(&coverages, &id);
+	if (covered)
+		covered->ended = 1;
 	bpf_map_delete_elem(&select_pid, &tgid);
 	return 0;
 }

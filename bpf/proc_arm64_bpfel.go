@@ -13,6 +13,13 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type procCaller struct {
+	_    structs.HostLayout
+	Id   uint64
+	Tgid uint32
+	Pad  uint32
+}
+
 type procConn struct {
 	_     structs.HostLayout
 	Plain struct {
@@ -51,6 +58,7 @@ type procConn struct {
 	}
 	Tls          procTlsKey
 	Uncovered    uint64
+	Pending      uint64
 	NextSeq      [2]uint32
 	Sniffed      uint32
 	SniffedBytes uint32
@@ -80,27 +88,42 @@ const (
 	procCountCOUNT_MUTED_BYTES        procCount = 12
 	procCountCOUNT_TLS_BYTES          procCount = 13
 	procCountCOUNT_UNCOVERED_BYTES    procCount = 14
-	procCountLOST_RING_FULL           procCount = 15
-	procCountLOST_RING_FULL_BYTES     procCount = 16
-	procCountLOST_RING_FULL_HEADS     procCount = 17
-	procCountLOST_CONTROL_RING_FULL   procCount = 18
-	procCountLOST_CONNS_FULL          procCount = 19
-	procCountLOST_STREAMS_FULL        procCount = 20
-	procCountLOST_CALLS_FULL          procCount = 21
-	procCountLOST_CALLS_NESTED        procCount = 22
-	procCountLOST_CALLS_ABANDONED     procCount = 23
-	procCountLOST_CALLS_KILLED        procCount = 24
-	procCountLOST_ORPHAN_RETURNS      procCount = 25
-	procCountLOST_UNCOVERED_FULL      procCount = 26
-	procCountLOST_PIDS_FULL           procCount = 27
-	procCountLOST_USER_FAULTS         procCount = 28
-	procCountLOST_USER_FAULT_BYTES    procCount = 29
-	procCountLOST_RETURNS             procCount = 30
-	procCountLOST_FRAMES              procCount = 31
-	procCountLOST_TRUNCATED_BYTES     procCount = 32
-	procCountLOST_UNSEEN_BYTES        procCount = 33
-	procCountCOUNT_MAX                procCount = 34
+	procCountCOUNT_BOUND_BY_PREFIX    procCount = 15
+	procCountCOUNT_QUIC_BYTES         procCount = 16
+	procCountLOST_RING_FULL           procCount = 17
+	procCountLOST_RING_FULL_BYTES     procCount = 18
+	procCountLOST_RING_FULL_HEADS     procCount = 19
+	procCountLOST_CONTROL_RING_FULL   procCount = 20
+	procCountLOST_CONNS_FULL          procCount = 21
+	procCountLOST_STREAMS_FULL        procCount = 22
+	procCountLOST_CALLS_FULL          procCount = 23
+	procCountLOST_CALLS_NESTED        procCount = 24
+	procCountLOST_CALLS_ABANDONED     procCount = 25
+	procCountLOST_CALLS_KILLED        procCount = 26
+	procCountLOST_ORPHAN_RETURNS      procCount = 27
+	procCountLOST_COVERAGE_FULL       procCount = 28
+	procCountLOST_PREFIXES_FULL       procCount = 29
+	procCountLOST_PIDS_FULL           procCount = 30
+	procCountLOST_USER_FAULTS         procCount = 31
+	procCountLOST_USER_FAULT_BYTES    procCount = 32
+	procCountLOST_RETURNS             procCount = 33
+	procCountLOST_FRAMES              procCount = 34
+	procCountLOST_TRUNCATED_BYTES     procCount = 35
+	procCountLOST_UNSEEN_BYTES        procCount = 36
+	procCountCOUNT_MAX                procCount = 37
 )
+
+type procCoverage struct {
+	_       structs.HostLayout
+	Cgroup  uint64
+	Tls     uint64
+	Decoded uint64
+	Unbound uint64
+	Quic    uint64
+	Ktls    uint8
+	Ended   uint8
+	Pad     [6]uint8
+}
 
 type procEvent struct {
 	_          structs.HostLayout
@@ -143,6 +166,13 @@ type procPending struct {
 	Time uint64
 }
 
+type procPrefix struct {
+	_     structs.HostLayout
+	Bytes [32]uint8
+	Tgid  uint32
+	Pad   uint32
+}
+
 type procProcess struct {
 	_      structs.HostLayout
 	Start  uint64
@@ -154,18 +184,28 @@ type procProcess struct {
 	Reader uint32
 }
 
+type procProcessId struct {
+	_     structs.HostLayout
+	Start uint64
+	Tgid  uint32
+	Pad   uint32
+}
+
 type procTlsCalls struct {
 	_     structs.HostLayout
 	Depth uint64
 	At    [4]struct {
-		_    structs.HostLayout
-		Ssl  uint64
-		Buf  uint64
-		Done uint64
-		Time uint64
-		Sp   uint64
-		Kind uint32
-		Sent uint32
+		_     structs.HostLayout
+		Ssl   uint64
+		Buf   uint64
+		Done  uint64
+		Time  uint64
+		Sp    uint64
+		Kind  uint32
+		Sent  uint32
+		Left  uint64
+		Wrote uint8
+		Pad   [7]uint8
 	}
 }
 
@@ -213,9 +253,11 @@ type procTlsStream struct {
 		}
 	}
 	Sk        uint64
+	Prefixes  [4]procPrefix
+	Written   uint8
 	Handshake uint8
 	Refused   uint8
-	Pad       [6]uint8
+	Pad       [5]uint8
 }
 
 // Names of all BPF objects in the ELF.
@@ -225,9 +267,11 @@ const (
 	procMapConns          = "conns"
 	procMapControlRing    = "control_ring"
 	procMapCounts         = "counts"
+	procMapCoverages      = "coverages"
 	procMapDataRing       = "data_ring"
 	procMapMutes          = "mutes"
 	procMapPendings       = "pendings"
+	procMapPrefixes       = "prefixes"
 	procMapSelectCgroup   = "select_cgroup"
 	procMapSelectExe      = "select_exe"
 	procMapSelectNetns    = "select_netns"
@@ -236,7 +280,6 @@ const (
 	procMapSelectSelf     = "select_self"
 	procMapTlsCalls       = "tls_calls"
 	procMapTlsStreams     = "tls_streams"
-	procMapUncovered      = "uncovered"
 	procProgListProcesses = "list_processes"
 	procProgProcessExec   = "process_exec"
 	procProgProcessExit   = "process_exit"
@@ -305,9 +348,11 @@ type procMapSpecs struct {
 	Conns        *ebpf.MapSpec `ebpf:"conns"`
 	ControlRing  *ebpf.MapSpec `ebpf:"control_ring"`
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
+	Coverages    *ebpf.MapSpec `ebpf:"coverages"`
 	DataRing     *ebpf.MapSpec `ebpf:"data_ring"`
 	Mutes        *ebpf.MapSpec `ebpf:"mutes"`
 	Pendings     *ebpf.MapSpec `ebpf:"pendings"`
+	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
 	SelectCgroup *ebpf.MapSpec `ebpf:"select_cgroup"`
 	SelectExe    *ebpf.MapSpec `ebpf:"select_exe"`
 	SelectNetns  *ebpf.MapSpec `ebpf:"select_netns"`
@@ -316,7 +361,6 @@ type procMapSpecs struct {
 	SelectSelf   *ebpf.MapSpec `ebpf:"select_self"`
 	TlsCalls     *ebpf.MapSpec `ebpf:"tls_calls"`
 	TlsStreams   *ebpf.MapSpec `ebpf:"tls_streams"`
-	Uncovered    *ebpf.MapSpec `ebpf:"uncovered"`
 }
 
 // procVariableSpecs contains global variables before they are loaded into the kernel.
@@ -355,9 +399,11 @@ type procMaps struct {
 	Conns        *ebpf.Map `ebpf:"conns"`
 	ControlRing  *ebpf.Map `ebpf:"control_ring"`
 	Counts       *ebpf.Map `ebpf:"counts"`
+	Coverages    *ebpf.Map `ebpf:"coverages"`
 	DataRing     *ebpf.Map `ebpf:"data_ring"`
 	Mutes        *ebpf.Map `ebpf:"mutes"`
 	Pendings     *ebpf.Map `ebpf:"pendings"`
+	Prefixes     *ebpf.Map `ebpf:"prefixes"`
 	SelectCgroup *ebpf.Map `ebpf:"select_cgroup"`
 	SelectExe    *ebpf.Map `ebpf:"select_exe"`
 	SelectNetns  *ebpf.Map `ebpf:"select_netns"`
@@ -366,7 +412,6 @@ type procMaps struct {
 	SelectSelf   *ebpf.Map `ebpf:"select_self"`
 	TlsCalls     *ebpf.Map `ebpf:"tls_calls"`
 	TlsStreams   *ebpf.Map `ebpf:"tls_streams"`
-	Uncovered    *ebpf.Map `ebpf:"uncovered"`
 }
 
 func (m *procMaps) Close() error {
@@ -374,9 +419,11 @@ func (m *procMaps) Close() error {
 		m.Conns,
 		m.ControlRing,
 		m.Counts,
+		m.Coverages,
 		m.DataRing,
 		m.Mutes,
 		m.Pendings,
+		m.Prefixes,
 		m.SelectCgroup,
 		m.SelectExe,
 		m.SelectNetns,
@@ -385,7 +432,6 @@ func (m *procMaps) Close() error {
 		m.SelectSelf,
 		m.TlsCalls,
 		m.TlsStreams,
-		m.Uncovered,
 	)
 }
 

@@ -17,6 +17,8 @@
 #include "count.h"
 #include "select.h"
 #include "stream.h"
+#include "calls.h"
+#include "coverage.h"
 #include "ring.h"
 #include "http.h"
 #include "frames.h"
@@ -102,7 +104,7 @@ static __noinline int end_conn(struct sock *sk, struct conn *c)
 
 		if (t && t->sk == key) {
 			emit_close(&t->plain);
-			bpf_map_delete_elem(&tls_streams, &tls);
+			drop_stream(&tls, t);
 		}
 	}
 	bpf_map_delete_elem(&conns, &key);
@@ -151,6 +153,22 @@ static __always_inline void classify(struct conn *c, const union head *head, boo
 		c->state = CONN_MUTED;
 }
 
+/* Plain bytes under a TLS call: the kernel may encrypt (tls(7)); then its upper layer protocol is called "tls". */
+static __noinline int note_ktls(struct conn *c, struct sock *sk)
+{
+	struct inet_connection_sock *icsk = (struct inet_connection_sock *)sk;
+	struct coverage *v;
+	char name[4] = {};
+
+	BPF_CORE_READ_INTO(&name, icsk, icsk_ulp_ops, name);
+	if (name[0] != 't' || name[1] != 'l' || name[2] != 's' || name[3])
+		return 0;
+	v = coverage_of(&c->plain);
+	if (v)
+		v->ktls = 1;
+	return 0;
+}
+
 /* One call of the current task moved ret bytes of a socket. */
 static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __u8 direction, __u64 time)
 {
@@ -158,17 +176,22 @@ static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct io io = {.time = time, .length = ret, .direction = direction};
 	union head head;
+	struct caller who;
 	struct tls_call *call;
 	struct conn *c;
 
 	if (ret <= 0 || !is_tcp(sk) || !select_task(task, pid_tgid >> 32))
 		return 0;
-	call = current_call(pid_tgid);
+	call = current_call(regs, &who);
 	c = bpf_map_lookup_elem(&conns, &key);
 	if (!c) {
 		if (!select_sock(sk)) {
-			if (call)
-				refuse(call, pid_tgid, sk);
+			struct tls_key tls = {.tgid = who.tgid};
+
+			if (call) {
+				tls.ssl = call->ssl;
+				refuse(&tls, sk);
+			}
 			return 0;
 		}
 		c = new_conn(sk, false);
@@ -177,7 +200,10 @@ static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __
 	}
 	own(&c->plain, task, pid_tgid);
 	if (c->state == CONN_TLS) {
-		tls_bytes(c, call, pid_tgid, sk, &io);
+		/* Its buffer matters only where it may tell which stream it belongs to. */
+		if (!call && !c->covered && direction == DIRECTION_EGRESS)
+			find_buffer(task, regs, &io);
+		tls_bytes(c, call, &who, sk, &io);
 		return 0;
 	}
 	if (!find_buffer(task, regs, &io))
@@ -192,10 +218,12 @@ static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __
 		else if (c->state != CONN_HTTP)
 			classify(c, &head, call != NULL, ret);
 		if (c->state == CONN_TLS) {
-			tls_bytes(c, call, pid_tgid, sk, &io);
+			tls_bytes(c, call, &who, sk, &io);
 			return 0;
 		}
 		if (c->state != CONN_HTTP) {
+			if (call)
+				note_ktls(c, sk);
 			c->plain.offset[direction & 1] += ret;
 			count(COUNT_UNCLASSIFIED_BYTES, ret);
 			return 0;

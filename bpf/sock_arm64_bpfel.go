@@ -19,9 +19,11 @@ const (
 	sockMapConns             = "conns"
 	sockMapControlRing       = "control_ring"
 	sockMapCounts            = "counts"
+	sockMapCoverages         = "coverages"
 	sockMapDataRing          = "data_ring"
 	sockMapMutes             = "mutes"
 	sockMapPendings          = "pendings"
+	sockMapPrefixes          = "prefixes"
 	sockMapSelectCgroup      = "select_cgroup"
 	sockMapSelectExe         = "select_exe"
 	sockMapSelectNetns       = "select_netns"
@@ -30,7 +32,6 @@ const (
 	sockMapSelectSelf        = "select_self"
 	sockMapTlsCalls          = "tls_calls"
 	sockMapTlsStreams        = "tls_streams"
-	sockMapUncovered         = "uncovered"
 	sockProgSockDestroy      = "sock_destroy"
 	sockProgSockRecv         = "sock_recv"
 	sockProgSockSend         = "sock_send"
@@ -111,9 +112,11 @@ type sockMapSpecs struct {
 	Conns        *ebpf.MapSpec `ebpf:"conns"`
 	ControlRing  *ebpf.MapSpec `ebpf:"control_ring"`
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
+	Coverages    *ebpf.MapSpec `ebpf:"coverages"`
 	DataRing     *ebpf.MapSpec `ebpf:"data_ring"`
 	Mutes        *ebpf.MapSpec `ebpf:"mutes"`
 	Pendings     *ebpf.MapSpec `ebpf:"pendings"`
+	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
 	SelectCgroup *ebpf.MapSpec `ebpf:"select_cgroup"`
 	SelectExe    *ebpf.MapSpec `ebpf:"select_exe"`
 	SelectNetns  *ebpf.MapSpec `ebpf:"select_netns"`
@@ -122,7 +125,6 @@ type sockMapSpecs struct {
 	SelectSelf   *ebpf.MapSpec `ebpf:"select_self"`
 	TlsCalls     *ebpf.MapSpec `ebpf:"tls_calls"`
 	TlsStreams   *ebpf.MapSpec `ebpf:"tls_streams"`
-	Uncovered    *ebpf.MapSpec `ebpf:"uncovered"`
 }
 
 // sockVariableSpecs contains global variables before they are loaded into the kernel.
@@ -159,9 +161,11 @@ type sockMaps struct {
 	Conns        *ebpf.Map `ebpf:"conns"`
 	ControlRing  *ebpf.Map `ebpf:"control_ring"`
 	Counts       *ebpf.Map `ebpf:"counts"`
+	Coverages    *ebpf.Map `ebpf:"coverages"`
 	DataRing     *ebpf.Map `ebpf:"data_ring"`
 	Mutes        *ebpf.Map `ebpf:"mutes"`
 	Pendings     *ebpf.Map `ebpf:"pendings"`
+	Prefixes     *ebpf.Map `ebpf:"prefixes"`
 	SelectCgroup *ebpf.Map `ebpf:"select_cgroup"`
 	SelectExe    *ebpf.Map `ebpf:"select_exe"`
 	SelectNetns  *ebpf.Map `ebpf:"select_netns"`
@@ -170,7 +174,6 @@ type sockMaps struct {
 	SelectSelf   *ebpf.Map `ebpf:"select_self"`
 	TlsCalls     *ebpf.Map `ebpf:"tls_calls"`
 	TlsStreams   *ebpf.Map `ebpf:"tls_streams"`
-	Uncovered    *ebpf.Map `ebpf:"uncovered"`
 }
 
 func (m *sockMaps) Close() error {
@@ -178,9 +181,11 @@ func (m *sockMaps) Close() error {
 		m.Conns,
 		m.ControlRing,
 		m.Counts,
+		m.Coverages,
 		m.DataRing,
 		m.Mutes,
 		m.Pendings,
+		m.Prefixes,
 		m.SelectCgroup,
 		m.SelectExe,
 		m.SelectNetns,
@@ -189,7 +194,6 @@ func (m *sockMaps) Close() error {
 		m.SelectSelf,
 		m.TlsCalls,
 		m.TlsStreams,
-		m.Uncovered,
 	)
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * What the kernel remembers: connections by socket, TLS streams by (process, SSL *), and the TLS calls that a
- * thread is in. All tables are preallocated and bounded; a full one is counted, never evicted from.
+ * What the kernel remembers: connections by socket and TLS streams by (process, SSL *). All tables are preallocated
+ * and bounded; a full one is counted, never evicted from.
  */
 #ifndef SPILE_STREAM_H
 #define SPILE_STREAM_H
@@ -45,6 +45,7 @@ struct stream {
 	struct frames frames;
 };
 
+/* An object of a TLS library: an SSL *, a gnutls_session_t, a *tls.Conn of Go. */
 struct tls_key {
 	__u64 ssl;
 	__u32 tgid;
@@ -62,6 +63,7 @@ struct conn {
 	struct stream plain;
 	struct tls_key tls; /* the stream inside, once bound */
 	__u64 uncovered;    /* ciphertext bytes that no TLS call explained */
+	__u64 pending;      /* ciphertext bytes that count as decoded once the stream inside is read from its start */
 	__u32 next_seq[2];  /* TCP sequence number after the last byte seen, per direction */
 	__u32 sniffed;      /* buffers looked at while CONN_UNKNOWN */
 	__u32 sniffed_bytes;
@@ -73,44 +75,25 @@ struct conn {
 	__u8 pad[3];
 };
 
+#define PREFIX_BYTES 32
+#define MAX_PREFIXES 4 /* a power of two */
+
+/* The first bytes of a TLS record that a library wrote into memory. */
+struct prefix {
+	__u8 bytes[PREFIX_BYTES];
+	__u32 tgid;
+	__u32 pad;
+};
+
 struct tls_stream {
 	struct stream plain;
 	__u64 sk;       /* the socket it is bound to; 0 = none */
+	struct prefix prefixes[MAX_PREFIXES]; /* of records on their way to a socket, while there is none */
+	__u8 written;   /* prefixes so far */
 	__u8 handshake; /* created by a handshake call: no plain byte moved before */
 	__u8 refused;   /* its socket is outside the selection */
-	__u8 pad[6];
+	__u8 pad[5];
 };
-
-enum call_kind {
-	CALL_READ = 1,
-	CALL_WRITE = 2,
-	CALL_HANDSHAKE = 3,
-};
-
-/* A call into a TLS library that has not returned. */
-struct tls_call {
-	__u64 ssl;
-	__u64 buf;
-	__u64 done; /* address of the size_t result of the _ex functions; 0 = the return value counts */
-	__u64 time;
-	__u64 sp;   /* of the caller: an older call with a lower one has ended without a return (longjmp) */
-	__u32 kind; /* enum call_kind */
-	__u32 sent; /* a write moved ciphertext into a socket */
-};
-
-#define MAX_CALLS 3 /* TLS in TLS (an HTTPS proxy) needs 2 */
-
-struct tls_calls {
-	__u64 depth; /* may exceed MAX_CALLS: deeper calls are counted, not kept */
-	struct tls_call at[MAX_CALLS + 1]; /* a power of two, for the mask */
-};
-
-/* The i-th call, i < MAX_CALLS. The mask comes after the compiler has forgotten the bound, so it stays for the verifier. */
-static __always_inline struct tls_call *call_at(struct tls_calls *calls, __u64 i)
-{
-	asm volatile("" : "+r"(i));
-	return &calls->at[i & MAX_CALLS];
-}
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -125,14 +108,6 @@ struct {
 	__type(key, struct tls_key);
 	__type(value, struct tls_stream);
 } tls_streams SEC(".maps");
-
-/* One per thread that ever called a TLS library; removed when the thread ends. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 32768);
-	__type(key, __u64); /* tgid << 32 | tid */
-	__type(value, struct tls_calls);
-} tls_calls SEC(".maps");
 
 /* What a kprobe keeps until its kretprobe. */
 struct pending {
@@ -155,18 +130,17 @@ struct {
 	__type(value, __u8);
 } mutes SEC(".maps");
 
-/* Ciphertext that no TLS call explains, per process. */
+/* Which TLS stream wrote a record that no socket has sent yet. An entry lives as long as its stream keeps it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 16384);
-	__type(key, __u32); /* tgid */
-	__type(value, __u64);
-} uncovered SEC(".maps");
+	__uint(max_entries, 32768);
+	__type(key, struct prefix);
+	__type(value, struct tls_key);
+} prefixes SEC(".maps");
 
 /* Sources of new entries: too large for the 512 bytes of stack. */
 static const struct conn no_conn;
 static const struct tls_stream no_stream;
-static const struct tls_calls no_calls;
 
 /*
  * Unique without an atomic that returns its result (those need 5.12): one CPU cannot pass here twice in a
@@ -197,6 +171,16 @@ static __always_inline struct tls_stream *stream_of(struct tls_key *key)
 		t->plain.flags = FLAG_UNBOUND;
 	}
 	return t;
+}
+
+/* Forgets a TLS stream and what was to find its socket. */
+static __noinline __attribute__((unused)) int drop_stream(struct tls_key *key, struct tls_stream *t)
+{
+	for (__u32 i = 0; i < MAX_PREFIXES; i++)
+		if (i < t->written)
+			bpf_map_delete_elem(&prefixes, &t->prefixes[i]);
+	bpf_map_delete_elem(&tls_streams, key);
+	return 0;
 }
 
 /* Writes the current task into the stream as its owner. */

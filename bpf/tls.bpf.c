@@ -2,9 +2,10 @@
 
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Plain bytes at the calls of a C TLS library (the OpenSSL API). A call is remembered at entry and read at
- * return: then its length is known, a retry has not moved anything, and the pages are resident. The socket is
- * never asked of the library: the socket hook of the same thread binds it (sock.bpf.c, bind).
+ * Plain bytes at the calls of a C TLS library: the OpenSSL API, and GnuTLS, whose functions take the same arguments.
+ * A call is remembered at entry and read at return: then its length is known, a retry has not moved anything, and the
+ * pages are resident. The socket is never asked of the library: the socket hook of the same thread binds it, or the
+ * first bytes of a record that the library wrote into memory (bind.h).
  */
 #include "kernel.h"
 #include <bpf/bpf_helpers.h>
@@ -15,126 +16,77 @@
 #include "count.h"
 #include "select.h"
 #include "stream.h"
+#include "calls.h"
+#include "coverage.h"
 #include "ring.h"
 #include "http.h"
 #include "frames.h"
+#include "plain.h"
 
-/* Remembers a call. */
-static __always_inline int enter(struct pt_regs *ctx, __u64 kind, __u64 ssl, __u64 buf, __u64 done)
+static __always_inline bool selected(void)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	__u64 pid_tgid = bpf_get_current_pid_tgid(), sp = PT_REGS_SP(ctx), depth;
-	struct tls_calls *calls;
+	return select_task((struct task_struct *)bpf_get_current_task(), bpf_get_current_pid_tgid() >> 32);
+}
 
-	if (!select_task(task, pid_tgid >> 32))
-		return 0;
-	calls = bpf_map_lookup_elem(&tls_calls, &pid_tgid);
-	if (!calls) {
-		if (bpf_map_update_elem(&tls_calls, &pid_tgid, &no_calls, BPF_NOEXIST)) {
-			count(LOST_CALLS_FULL, 1);
-			return 0;
-		}
-		calls = bpf_map_lookup_elem(&tls_calls, &pid_tgid);
-		if (!calls)
-			return 0;
-	}
-	depth = calls->depth;
-	for (int i = MAX_CALLS; i > 0; i--)
-		if (depth == i && calls->at[i - 1].sp <= sp)
-			depth = i - 1;
-	calls->depth = depth + 1;
-	if (depth >= MAX_CALLS) {
-		count(LOST_CALLS_NESTED, 1);
-		return 0;
-	}
-	struct tls_call *call = call_at(calls, depth);
+static __always_inline int begin(struct pt_regs *ctx, __u64 kind, __u64 ssl, __u64 buf, __u64 done)
+{
+	struct caller who = this_thread();
 
-	call->ssl = ssl;
-	call->buf = buf;
-	call->done = done;
-	call->time = bpf_ktime_get_boot_ns();
-	call->sp = sp;
-	call->kind = kind;
-	call->sent = 0;
+	if (selected())
+		enter(&who, PT_REGS_SP(ctx), kind, ssl, buf, done);
+	return 0;
+}
+
+SEC("uprobe/ssl_read")
+int BPF_KPROBE(ssl_read_enter, __u64 ssl, __u64 buf) { return begin(ctx, CALL_READ, ssl, buf, 0); }
+
+SEC("uprobe/ssl_write")
+int BPF_KPROBE(ssl_write_enter, __u64 ssl, __u64 buf) { return begin(ctx, CALL_WRITE, ssl, buf, 0); }
+
+SEC("uprobe/ssl_read_ex")
+int BPF_KPROBE(ssl_read_ex_enter, __u64 ssl, __u64 buf, __u64 num, __u64 done)
+{
+	return begin(ctx, CALL_READ, ssl, buf, done);
+}
+
+SEC("uprobe/ssl_write_ex")
+int BPF_KPROBE(ssl_write_ex_enter, __u64 ssl, __u64 buf, __u64 num, __u64 done)
+{
+	return begin(ctx, CALL_WRITE, ssl, buf, done);
+}
+
+/* SSL_do_handshake, SSL_accept, SSL_connect: no plain bytes, but the socket, and the certainty of a fresh stream. */
+SEC("uprobe/ssl_handshake")
+int BPF_KPROBE(ssl_handshake_enter, __u64 ssl)
+{
+	struct caller who = this_thread();
+	struct tls_key key = {.ssl = ssl, .tgid = who.tgid};
+	struct tls_stream *t;
+
+	if (!selected())
+		return 0;
+	if (!bpf_map_lookup_elem(&tls_streams, &key)) {
+		t = stream_of(&key);
+		if (t)
+			t->handshake = 1;
+	}
+	enter(&who, PT_REGS_SP(ctx), CALL_HANDSHAKE, ssl, 0, 0);
 	return 0;
 }
 
 /*
- * Takes the call that returns off the thread's stack of calls: the outermost of those whose stack frames lie below
- * the caller's. Calls inside it ended without a return, or run on a stack of their own (fibers); they are given up
- * rather than taken for another.
+ * The return of any of the functions. SSL_read and SSL_write give the length as an int (GnuTLS as a long, at most
+ * 16 KiB); the _ex functions give 1 for success, and the length through a pointer.
  */
-static __always_inline bool leave(struct pt_regs *ctx, __u64 pid_tgid, struct tls_call *call)
+SEC("uretprobe/ssl")
+int ssl_exit(struct pt_regs *ctx)
 {
-	struct tls_calls *calls = bpf_map_lookup_elem(&tls_calls, &pid_tgid);
-	__u64 sp = PT_REGS_SP(ctx), taken = 0;
-
-	if (!calls || !calls->depth) /* not selected, or begun before the probe */
-		return false;
-	if (calls->depth > MAX_CALLS) { /* one that was not kept */
-		calls->depth--;
-		return false;
-	}
-	for (int i = MAX_CALLS; i > 0; i--) {
-		struct tls_call *top = &calls->at[i - 1];
-
-		if (calls->depth != i || top->sp > sp)
-			continue;
-		*call = *top;
-		calls->depth = i - 1;
-		taken++;
-	}
-	if (!taken)
-		count(LOST_ORPHAN_RETURNS, 1);
-	else if (taken > 1)
-		count(LOST_CALLS_ABANDONED, taken - 1);
-	return taken;
-}
-
-/* A call of the current thread moved n plain bytes. */
-static __noinline int tls_io(struct tls_call *call, __u32 n, __u8 direction)
-{
-	__u64 pid_tgid = bpf_get_current_pid_tgid();
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	struct tls_key key = {.ssl = call->ssl, .tgid = pid_tgid >> 32};
-	struct io io = {.time = call->time, .buf = call->buf, .length = n, .direction = direction};
-	struct tls_stream *t = stream_of(&key);
-	union head head;
-
-	if (!t || t->refused)
-		return 0;
-	own(&t->plain, task, pid_tgid);
-	if (!t->sk && has_rules(KIND_PORT)) {
-		count(COUNT_UNDECIDED_PORT, 1);
-		goto skip;
-	}
-	if (muted(&t->plain)) {
-		count(COUNT_MUTED_BYTES, n);
-		goto skip;
-	}
-	if (!t->sk && t->handshake)
-		t->plain.flags |= FLAG_FRESH;
-	if (direction == DIRECTION_INGRESS)
-		io.time = bpf_ktime_get_boot_ns();
-	sniff(&io, &head);
-	look(&t->plain, &io, &head);
-	return emit(&t->plain, &io);
-skip:
-	t->plain.offset[direction & 1] += n;
-	return 0;
-}
-
-/*
- * The return of any of the functions. SSL_read and SSL_write give the length as an int; the _ex functions give 1
- * for success, and the length through a pointer.
- */
-static __always_inline int leave_and_read(struct pt_regs *ctx)
-{
+	struct caller who = this_thread();
 	int ret = PT_REGS_RC(ctx);
 	struct tls_call call;
 	__u64 n = ret;
 
-	if (!leave(ctx, bpf_get_current_pid_tgid(), &call) || call.kind == CALL_HANDSHAKE || ret <= 0)
+	if (!leave(&who, PT_REGS_SP(ctx), &call) || call.kind == CALL_HANDSHAKE || ret <= 0)
 		return 0;
 	if (call.done && bpf_probe_read_user(&n, sizeof(n), (void *)call.done)) {
 		count(LOST_USER_FAULTS, 1);
@@ -145,45 +97,42 @@ static __always_inline int leave_and_read(struct pt_regs *ctx)
 	return tls_io(&call, n, call.kind == CALL_WRITE ? DIRECTION_EGRESS : DIRECTION_INGRESS);
 }
 
-SEC("uprobe/ssl_read")
-int BPF_KPROBE(ssl_read_enter, __u64 ssl, __u64 buf) { return enter(ctx, CALL_READ, ssl, buf, 0); }
-
-SEC("uprobe/ssl_write")
-int BPF_KPROBE(ssl_write_enter, __u64 ssl, __u64 buf) { return enter(ctx, CALL_WRITE, ssl, buf, 0); }
-
-SEC("uprobe/ssl_read_ex")
-int BPF_KPROBE(ssl_read_ex_enter, __u64 ssl, __u64 buf, __u64 num, __u64 done)
+/*
+ * BIO_write: a library that writes into memory, for its program to send later. The first record of each TLS call is
+ * kept until a socket of the process sends the same bytes; ciphertext does not repeat. Bound streams cost a lookup.
+ */
+SEC("uprobe/bio_write")
+int BPF_KPROBE(bio_write_enter, __u64 bio, __u64 data, int length)
 {
-	return enter(ctx, CALL_READ, ssl, buf, done);
-}
-
-SEC("uprobe/ssl_write_ex")
-int BPF_KPROBE(ssl_write_ex_enter, __u64 ssl, __u64 buf, __u64 num, __u64 done)
-{
-	return enter(ctx, CALL_WRITE, ssl, buf, done);
-}
-
-/* SSL_do_handshake, SSL_accept, SSL_connect: no plain bytes, but the socket, and the certainty of a fresh stream. */
-SEC("uprobe/ssl_handshake")
-int BPF_KPROBE(ssl_handshake_enter, __u64 ssl)
-{
-	__u64 pid_tgid = bpf_get_current_pid_tgid();
-	struct tls_key key = {.ssl = ssl, .tgid = pid_tgid >> 32};
+	struct caller who = this_thread();
+	struct tls_call *call = innermost(&who);
+	struct tls_key key = {.tgid = who.tgid};
+	struct prefix *p, prefix = {.tgid = who.tgid};
 	struct tls_stream *t;
 
-	if (!select_task((struct task_struct *)bpf_get_current_task(), pid_tgid >> 32))
+	if (!call || call->wrote || length < PREFIX_BYTES)
 		return 0;
-	if (!bpf_map_lookup_elem(&tls_streams, &key)) {
-		t = stream_of(&key);
-		if (t)
-			t->handshake = 1;
+	key.ssl = call->ssl;
+	t = stream_of(&key);
+	if (!t || t->sk || t->refused)
+		return 0;
+	if (bpf_probe_read_user(prefix.bytes, PREFIX_BYTES, (void *)data)) {
+		count(LOST_USER_FAULTS, 1);
+		return 0;
 	}
-	return enter(ctx, CALL_HANDSHAKE, ssl, 0, 0);
+	if (!is_tls_record((union head *)prefix.bytes))
+		return 0;
+	call->wrote = 1;
+	p = &t->prefixes[t->written & (MAX_PREFIXES - 1)];
+	if (t->written >= MAX_PREFIXES)
+		bpf_map_delete_elem(&prefixes, p);
+	*p = prefix;
+	/* Past the first round the count only says which is the oldest. */
+	t->written = t->written < 2 * MAX_PREFIXES - 1 ? t->written + 1 : MAX_PREFIXES;
+	if (bpf_map_update_elem(&prefixes, &prefix, &key, BPF_ANY))
+		count(LOST_PREFIXES_FULL, 1);
+	return 0;
 }
-
-/* One program for all returns: the call says which function it was. */
-SEC("uretprobe/ssl")
-int ssl_exit(struct pt_regs *ctx) { return leave_and_read(ctx); }
 
 SEC("uprobe/ssl_free")
 int BPF_KPROBE(ssl_free_enter, __u64 ssl)
@@ -194,7 +143,7 @@ int BPF_KPROBE(ssl_free_enter, __u64 ssl)
 	if (!t)
 		return 0;
 	emit_close(&t->plain);
-	bpf_map_delete_elem(&tls_streams, &key);
+	drop_stream(&key, t);
 	return 0;
 }
 

@@ -19,9 +19,11 @@ const (
 	tlsMapConns              = "conns"
 	tlsMapControlRing        = "control_ring"
 	tlsMapCounts             = "counts"
+	tlsMapCoverages          = "coverages"
 	tlsMapDataRing           = "data_ring"
 	tlsMapMutes              = "mutes"
 	tlsMapPendings           = "pendings"
+	tlsMapPrefixes           = "prefixes"
 	tlsMapSelectCgroup       = "select_cgroup"
 	tlsMapSelectExe          = "select_exe"
 	tlsMapSelectNetns        = "select_netns"
@@ -30,7 +32,7 @@ const (
 	tlsMapSelectSelf         = "select_self"
 	tlsMapTlsCalls           = "tls_calls"
 	tlsMapTlsStreams         = "tls_streams"
-	tlsMapUncovered          = "uncovered"
+	tlsProgBioWriteEnter     = "bio_write_enter"
 	tlsProgEmpty             = "empty"
 	tlsProgSslExit           = "ssl_exit"
 	tlsProgSslFreeEnter      = "ssl_free_enter"
@@ -88,6 +90,7 @@ type tlsSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tlsProgramSpecs struct {
+	BioWriteEnter     *ebpf.ProgramSpec `ebpf:"bio_write_enter"`
 	Empty             *ebpf.ProgramSpec `ebpf:"empty"`
 	SslExit           *ebpf.ProgramSpec `ebpf:"ssl_exit"`
 	SslFreeEnter      *ebpf.ProgramSpec `ebpf:"ssl_free_enter"`
@@ -105,9 +108,11 @@ type tlsMapSpecs struct {
 	Conns        *ebpf.MapSpec `ebpf:"conns"`
 	ControlRing  *ebpf.MapSpec `ebpf:"control_ring"`
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
+	Coverages    *ebpf.MapSpec `ebpf:"coverages"`
 	DataRing     *ebpf.MapSpec `ebpf:"data_ring"`
 	Mutes        *ebpf.MapSpec `ebpf:"mutes"`
 	Pendings     *ebpf.MapSpec `ebpf:"pendings"`
+	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
 	SelectCgroup *ebpf.MapSpec `ebpf:"select_cgroup"`
 	SelectExe    *ebpf.MapSpec `ebpf:"select_exe"`
 	SelectNetns  *ebpf.MapSpec `ebpf:"select_netns"`
@@ -116,7 +121,6 @@ type tlsMapSpecs struct {
 	SelectSelf   *ebpf.MapSpec `ebpf:"select_self"`
 	TlsCalls     *ebpf.MapSpec `ebpf:"tls_calls"`
 	TlsStreams   *ebpf.MapSpec `ebpf:"tls_streams"`
-	Uncovered    *ebpf.MapSpec `ebpf:"uncovered"`
 }
 
 // tlsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -153,9 +157,11 @@ type tlsMaps struct {
 	Conns        *ebpf.Map `ebpf:"conns"`
 	ControlRing  *ebpf.Map `ebpf:"control_ring"`
 	Counts       *ebpf.Map `ebpf:"counts"`
+	Coverages    *ebpf.Map `ebpf:"coverages"`
 	DataRing     *ebpf.Map `ebpf:"data_ring"`
 	Mutes        *ebpf.Map `ebpf:"mutes"`
 	Pendings     *ebpf.Map `ebpf:"pendings"`
+	Prefixes     *ebpf.Map `ebpf:"prefixes"`
 	SelectCgroup *ebpf.Map `ebpf:"select_cgroup"`
 	SelectExe    *ebpf.Map `ebpf:"select_exe"`
 	SelectNetns  *ebpf.Map `ebpf:"select_netns"`
@@ -164,7 +170,6 @@ type tlsMaps struct {
 	SelectSelf   *ebpf.Map `ebpf:"select_self"`
 	TlsCalls     *ebpf.Map `ebpf:"tls_calls"`
 	TlsStreams   *ebpf.Map `ebpf:"tls_streams"`
-	Uncovered    *ebpf.Map `ebpf:"uncovered"`
 }
 
 func (m *tlsMaps) Close() error {
@@ -172,9 +177,11 @@ func (m *tlsMaps) Close() error {
 		m.Conns,
 		m.ControlRing,
 		m.Counts,
+		m.Coverages,
 		m.DataRing,
 		m.Mutes,
 		m.Pendings,
+		m.Prefixes,
 		m.SelectCgroup,
 		m.SelectExe,
 		m.SelectNetns,
@@ -183,7 +190,6 @@ func (m *tlsMaps) Close() error {
 		m.SelectSelf,
 		m.TlsCalls,
 		m.TlsStreams,
-		m.Uncovered,
 	)
 }
 
@@ -202,6 +208,7 @@ type tlsVariables struct {
 //
 // It can be passed to loadTlsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tlsPrograms struct {
+	BioWriteEnter     *ebpf.Program `ebpf:"bio_write_enter"`
 	Empty             *ebpf.Program `ebpf:"empty"`
 	SslExit           *ebpf.Program `ebpf:"ssl_exit"`
 	SslFreeEnter      *ebpf.Program `ebpf:"ssl_free_enter"`
@@ -214,6 +221,7 @@ type tlsPrograms struct {
 
 func (p *tlsPrograms) Close() error {
 	return _TlsClose(
+		p.BioWriteEnter,
 		p.Empty,
 		p.SslExit,
 		p.SslFreeEnter,

@@ -200,17 +200,24 @@ func TestUncovered(t *testing.T) {
 	if _, err := io.ReadFull(out, make([]byte, len("/early\n"))); err != nil {
 		t.Fatal(err)
 	}
-	uncovered, err := tp.Uncovered()
-	if err != nil {
-		t.Fatal(err)
+	one := func() Coverage {
+		t.Helper()
+		list, err := tp.Coverage()
+		if err != nil || len(list) != 1 || list[0].TGID != uint32(p.Process.Pid) {
+			t.Fatalf("coverage %+v, %v; want of process %d alone", list, err, p.Process.Pid)
+		}
+		return list[0]
 	}
-	if n := uncovered[uint32(p.Process.Pid)]; n < 500 || n != tp.count("uncovered_bytes") || len(uncovered) != 1 {
-		t.Errorf("uncovered %v of process %d, %d counted", uncovered, p.Process.Pid, tp.count("uncovered_bytes"))
+	if c := one(); c.TLSBytes < 500 || c.DecodedBytes != 0 || c.TLSBytes != tp.count("uncovered_bytes") || c.Start == 0 || c.Ended {
+		t.Errorf("coverage %+v, %d counted", c, tp.count("uncovered_bytes"))
 	}
 	in.Close()
 	_ = p.Wait()
-	if uncovered, err := tp.Uncovered(); err != nil || len(uncovered) != 0 {
-		t.Errorf("uncovered %v, %v after the exit", uncovered, err)
+	if c := one(); !c.Ended || c.TLSBytes < 500 {
+		t.Errorf("coverage %+v after the exit", c)
+	}
+	if list, err := tp.Coverage(); err != nil || len(list) != 0 {
+		t.Errorf("coverage %v, %v after it was told", list, err)
 	}
 	if events := data(tp.settle()); len(events) != 0 {
 		t.Errorf("captured%s", summary(events))

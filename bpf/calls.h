@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The calls into TLS libraries that have not returned, by who is in them: a thread, or a goroutine of Go, which may
+ * return on another thread than it entered on.
+ */
+#ifndef SPILE_CALLS_H
+#define SPILE_CALLS_H
+
+enum call_kind {
+	CALL_READ = 1,
+	CALL_WRITE = 2,
+	CALL_HANDSHAKE = 3,
+	CALL_GO_WRITE = 4, /* was read at its entry, and has no probe at its return: it ends when it has sent */
+};
+
+struct caller {
+	__u64 id; /* tid, or address of the g of Go's runtime */
+	__u32 tgid;
+	__u32 pad;
+};
+
+struct tls_call {
+	__u64 ssl;
+	__u64 buf;
+	__u64 done; /* address of the size_t result of the _ex functions; 0 = the return value counts */
+	__u64 time;
+	__u64 sp;   /* of the caller: an older call with a lower one has ended without a return (longjmp) */
+	__u32 kind; /* enum call_kind */
+	__u32 sent; /* ciphertext bytes that a write moved into a socket */
+	__u64 left; /* CALL_GO_WRITE: sent bytes after which it is over */
+	__u8 wrote; /* a record went into memory during the call */
+	__u8 pad[7];
+};
+
+#define MAX_CALLS 3 /* TLS in TLS (an HTTPS proxy) needs 2 */
+
+struct tls_calls {
+	__u64 depth; /* may exceed MAX_CALLS: deeper calls are counted, not kept */
+	struct tls_call at[MAX_CALLS + 1]; /* a power of two, for the mask */
+};
+
+/* One per thread that ever called a TLS library, removed when the thread ends; one per goroutine that is in a call. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 32768);
+	__type(key, struct caller);
+	__type(value, struct tls_calls);
+} tls_calls SEC(".maps");
+
+/* Source of new entries: too large for the 512 bytes of stack. */
+static const struct tls_calls no_calls;
+
+/* The i-th call, i < MAX_CALLS. The mask comes after the compiler has forgotten the bound, so it stays for the verifier. */
+static __always_inline struct tls_call *call_at(struct tls_calls *calls, __u64 i)
+{
+	asm volatile("" : "+r"(i));
+	return &calls->at[i & MAX_CALLS];
+}
+
+static __always_inline struct caller this_thread(void)
+{
+	__u64 pid_tgid = bpf_get_current_pid_tgid();
+
+	return (struct caller){.id = (__u32)pid_tgid, .tgid = pid_tgid >> 32};
+}
+
+/* The innermost call that a caller is in. */
+static __always_inline struct tls_call *innermost(const struct caller *who)
+{
+	struct tls_calls *calls = bpf_map_lookup_elem(&tls_calls, who);
+
+	if (!calls || !calls->depth || calls->depth > MAX_CALLS)
+		return NULL;
+	return call_at(calls, calls->depth - 1);
+}
+
+/* Remembers a call; returns where its length and time are to be kept, or NULL where there is no room. */
+static __always_inline struct tls_call *enter(const struct caller *who, __u64 sp, __u64 kind, __u64 ssl, __u64 buf, __u64 done)
+{
+	struct tls_calls *calls = bpf_map_lookup_elem(&tls_calls, who);
+	__u64 depth;
+
+	if (!calls) {
+		if (bpf_map_update_elem(&tls_calls, who, &no_calls, BPF_NOEXIST)) {
+			count(LOST_CALLS_FULL, 1);
+			return NULL;
+		}
+		calls = bpf_map_lookup_elem(&tls_calls, who);
+		if (!calls)
+			return NULL;
+	}
+	depth = calls->depth;
+	for (int i = MAX_CALLS; i > 0; i--)
+		if (depth == i && calls->at[i - 1].sp <= sp)
+			depth = i - 1;
+	calls->depth = depth + 1;
+	if (depth >= MAX_CALLS) {
+		count(LOST_CALLS_NESTED, 1);
+		return NULL;
+	}
+	struct tls_call *call = call_at(calls, depth);
+
+	call->ssl = ssl;
+	call->buf = buf;
+	call->done = done;
+	call->time = bpf_ktime_get_boot_ns();
+	call->sp = sp;
+	call->kind = kind;
+	call->sent = 0;
+	call->left = 0;
+	call->wrote = 0;
+	return call;
+}
+
+/*
+ * Takes the call that returns off the caller's stack of calls: the outermost of those whose stack frames lie below
+ * sp. Calls inside it ended without a return, or run on a stack of their own (fibers); they are given up rather than
+ * taken for another.
+ */
+static __always_inline bool leave(const struct caller *who, __u64 sp, struct tls_call *call)
+{
+	struct tls_calls *calls = bpf_map_lookup_elem(&tls_calls, who);
+	__u64 taken = 0;
+
+	if (!calls || !calls->depth) /* not selected, or begun before the probe */
+		return false;
+	if (calls->depth > MAX_CALLS) { /* one that was not kept */
+		calls->depth--;
+		return false;
+	}
+	for (int i = MAX_CALLS; i > 0; i--) {
+		struct tls_call *top = &calls->at[i - 1];
+
+		if (calls->depth != i || top->sp > sp)
+			continue;
+		*call = *top;
+		calls->depth = i - 1;
+		taken++;
+	}
+	if (!taken)
+		count(LOST_ORPHAN_RETURNS, 1);
+	else if (taken > 1)
+		count(LOST_CALLS_ABANDONED, taken - 1);
+	return taken;
+}
+
+/* Ends the innermost call of a goroutine, and forgets a goroutine that is in none. */
+static __always_inline void end_innermost(const struct caller *who)
+{
+	struct tls_calls *calls = bpf_map_lookup_elem(&tls_calls, who);
+
+	if (!calls)
+		return;
+	if (calls->depth > 1)
+		calls->depth--;
+	else
+		bpf_map_delete_elem(&tls_calls, who);
+}
+
+#endif

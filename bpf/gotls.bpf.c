@@ -1,0 +1,143 @@
+//go:build ignore
+
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Plain bytes at crypto/tls of Go. Arguments are in the registers of Go's ABIInternal (go1.17 and later), which holds
+ * the goroutine in a register too. A goroutine may be moved to another thread between entry and return, and its stack
+ * to another place: so calls are kept by goroutine, and a stack pointer as its distance from the stack's end. There is
+ * no return probe that rewrites the stack (Go's runtime walks it): the probes of a return lie on its RET instructions.
+ */
+#include "kernel.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_tracing.h>
+#include "event.h"
+#include "count.h"
+#include "select.h"
+#include "stream.h"
+#include "calls.h"
+#include "coverage.h"
+#include "ring.h"
+#include "http.h"
+#include "frames.h"
+#include "plain.h"
+#include "goregs.h"
+
+/*
+ * The stack pointer, below the end of the goroutine's stack: it stays the same when the runtime moves the stack.
+ * runtime.g begins with its stack, {lo, hi}, in every version (the runtime's assembly relies on it).
+ */
+static __always_inline bool depth_of(struct pt_regs *ctx, const struct caller *who, __u64 *depth)
+{
+	__u64 hi;
+
+	if (bpf_probe_read_user(&hi, sizeof(hi), (void *)(who->id + 8))) {
+		count(LOST_USER_FAULTS, 1);
+		return false;
+	}
+	*depth = PT_REGS_SP(ctx) - hi;
+	return true;
+}
+
+static __always_inline bool find_caller(struct pt_regs *ctx, struct caller *who, __u64 *depth)
+{
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+
+	if (!select_task((struct task_struct *)bpf_get_current_task(), tgid))
+		return false;
+	who->id = GO_G(ctx);
+	who->tgid = tgid;
+	who->pad = 0;
+	return depth_of(ctx, who, depth);
+}
+
+/* func (c *Conn) Read(b []byte) (int, error) */
+SEC("uprobe/go_read")
+int go_read_enter(struct pt_regs *ctx)
+{
+	struct caller who;
+	__u64 depth;
+
+	if (find_caller(ctx, &who, &depth))
+		enter(&who, depth, CALL_READ, GO_ARG1(ctx), GO_ARG2(ctx), 0);
+	return 0;
+}
+
+SEC("uprobe/go_read_exit")
+int go_read_exit(struct pt_regs *ctx)
+{
+	__s64 n = GO_ARG1(ctx);
+	struct tls_call call;
+	struct caller who;
+	__u64 depth;
+
+	if (!find_caller(ctx, &who, &depth) || !leave(&who, depth, &call))
+		return 0;
+	if (!innermost(&who))
+		bpf_map_delete_elem(&tls_calls, &who);
+	/* Bytes count even beside an error (io.Reader). */
+	if (call.kind != CALL_READ || n <= 0 || n > 0x7fffffff)
+		return 0;
+	return tls_io(&call, n, DIRECTION_INGRESS);
+}
+
+/*
+ * func (c *Conn) Write(b []byte) (int, error): read at the entry, which needs no probe at its eight returns. The call
+ * stays known until the socket has sent more than the plain bytes, which ciphertext always is.
+ */
+SEC("uprobe/go_write")
+int go_write_enter(struct pt_regs *ctx)
+{
+	struct tls_call *kept, call = {.ssl = GO_ARG1(ctx), .buf = GO_ARG2(ctx), .kind = CALL_GO_WRITE};
+	__s64 n = GO_ARG3(ctx);
+	struct caller who;
+	__u64 depth;
+
+	if (n <= 0 || n > 0x7fffffff || !find_caller(ctx, &who, &depth))
+		return 0;
+	kept = enter(&who, depth, CALL_GO_WRITE, call.ssl, call.buf, 0);
+	if (kept)
+		kept->left = n;
+	call.time = bpf_ktime_get_boot_ns();
+	return tls_io(&call, n, DIRECTION_EGRESS);
+}
+
+/* func (c *Conn) clientHandshake, serverHandshake: once per connection, so what an older one left there is over. */
+SEC("uprobe/go_handshake")
+int go_handshake_enter(struct pt_regs *ctx)
+{
+	struct tls_key key = {.ssl = GO_ARG1(ctx)};
+	struct tls_stream *t;
+	struct caller who;
+	__u64 depth;
+
+	if (!find_caller(ctx, &who, &depth))
+		return 0;
+	key.tgid = who.tgid;
+	t = bpf_map_lookup_elem(&tls_streams, &key);
+	/* A first Write that shakes hands by itself was read before: that stream is this one. */
+	if (t && t->sk) {
+		emit_close(&t->plain);
+		drop_stream(&key, t);
+	}
+	t = stream_of(&key);
+	if (t)
+		t->handshake = 1;
+	enter(&who, depth, CALL_HANDSHAKE, key.ssl, 0, 0);
+	return 0;
+}
+
+SEC("uprobe/go_handshake_exit")
+int go_handshake_exit(struct pt_regs *ctx)
+{
+	struct tls_call call;
+	struct caller who;
+	__u64 depth;
+
+	if (find_caller(ctx, &who, &depth) && leave(&who, depth, &call) && !innermost(&who))
+		bpf_map_delete_elem(&tls_calls, &who);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
