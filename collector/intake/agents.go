@@ -13,9 +13,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// maxHealthBytes bounds what is kept of an agent's report.
-const maxHealthBytes = 256 << 10
-
 // Counts is intake's account since the start of the process.
 type Counts struct {
 	Batches          uint64
@@ -31,9 +28,11 @@ type Counts struct {
 	UnknownMessages uint64
 	// RefusedStreams came when the table of agents was full of connected ones.
 	RefusedStreams uint64
-	// OversizeHealth reports were kept without their lists.
-	OversizeHealth uint64
-	Connected      uint64
+	// HealthRowsDropped are entries of agents' reports beyond what is kept of one.
+	HealthRowsDropped uint64
+	// HealthAltered reports had a text cut or an impossible figure corrected.
+	HealthAltered uint64
+	Connected     uint64
 }
 
 // Proto is the form of GetStatus.
@@ -47,7 +46,7 @@ func (c Counts) Proto() []*v1.Count {
 		count("calls_refused", c.Refused, true), count("batches_malformed", c.MalformedBatches, false),
 		count("journal_errors", c.JournalErrors, false), count("panics", c.Panics, false),
 		count("messages_unknown", c.UnknownMessages, false), count("streams_refused", c.RefusedStreams, false),
-		count("health_oversize", c.OversizeHealth, false),
+		count("health_rows_dropped", c.HealthRowsDropped, true), count("health_altered", c.HealthAltered, false),
 	}
 }
 
@@ -144,25 +143,6 @@ func (s *Server) disconnect(a *agent) {
 	defer s.mu.Unlock()
 	a.streams--
 	a.seen = s.cfg.Now()
-}
-
-// health keeps the report and measures the skew: a report is sent as it is made, whereas a batch may
-// have waited in the spool.
-func (s *Server) health(a *agent, h *v1.Health) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	a.seen = s.cfg.Now()
-	if proto.Size(h) > maxHealthBytes {
-		s.totals.OversizeHealth++
-		h = &v1.Health{Time: h.Time, Epoch: h.Epoch, Rungs: h.Rungs}
-		if proto.Size(h) > maxHealthBytes {
-			h.Rungs = nil
-		}
-	}
-	a.health = h
-	if h.GetTime().IsValid() {
-		a.skew = h.Time.AsTime().Sub(a.seen)
-	}
 }
 
 func (s *Server) batchDone(a *agent, b *v1.Batch, stored, refused uint32, records int, why error) {
