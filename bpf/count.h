@@ -23,6 +23,7 @@ enum count {
 	COUNT_TLS_BYTES,          /* ciphertext of selected sockets */
 	COUNT_UNCOVERED_BYTES,    /* the part of it that was not decoded when it passed; a handshake may be credited later */
 	COUNT_BOUND_BY_PREFIX,    /* TLS streams whose socket was found by the bytes that it sent */
+	COUNT_OLD_CONNS,          /* connections that were open when the hooks came */
 	COUNT_QUIC_BYTES,         /* of selected UDP sockets that speak QUIC */
 	LOST_RING_FULL,           /* events */
 	LOST_RING_FULL_BYTES,     /* bytes they stood for */
@@ -40,9 +41,13 @@ enum count {
 	LOST_PIDS_FULL,           /* children of a selected process without room in the table of processes */
 	LOST_USER_FAULTS,         /* reads of user memory that failed */
 	LOST_USER_FAULT_BYTES,
+	LOST_BUDGET_CALLS,        /* reads and writes that the budget of their cgroup did not cover */
+	LOST_BUDGET_BYTES,        /* bytes that they moved */
+	LOST_BUDGET_HEADS,        /* heads of messages in them */
+	LOST_BUDGETS_FULL,        /* reads and writes of cgroups without room in the table of budgets: not limited */
 	LOST_RETURNS,             /* returns of socket calls that a kretprobe missed: bytes without a buffer */
 	LOST_FRAMES,              /* times the frames of an HTTP/2 client were lost: requests since then show by the next id */
-	LOST_TRUNCATED_BYTES,     /* beyond the cap of a call */
+	LOST_TRUNCATED_BYTES,     /* beyond the cap of a call or of a message */
 	LOST_UNSEEN_BYTES,        /* moved by a way that shows no buffer */
 	COUNT_MAX,
 };

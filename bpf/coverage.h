@@ -33,22 +33,29 @@ struct {
 
 static const struct coverage no_coverage;
 
-/* The entry of the process that owns the stream. */
-static __noinline __attribute__((unused)) struct coverage *coverage_of(const struct stream *s)
+/* The entry of a process, made at need. */
+static __noinline __attribute__((unused)) struct coverage *coverage_at(struct process_id *id, __u64 cgroup)
 {
-	struct process_id id = {.start = s->start, .tgid = s->tgid};
-	struct coverage *c = bpf_map_lookup_elem(&coverages, &id);
+	struct coverage *c = bpf_map_lookup_elem(&coverages, id);
 
 	if (c)
 		return c;
-	if (bpf_map_update_elem(&coverages, &id, &no_coverage, BPF_NOEXIST)) {
+	if (bpf_map_update_elem(&coverages, id, &no_coverage, BPF_NOEXIST)) {
 		count(LOST_COVERAGE_FULL, 1);
 		return NULL;
 	}
-	c = bpf_map_lookup_elem(&coverages, &id);
+	c = bpf_map_lookup_elem(&coverages, id);
 	if (c)
-		c->cgroup = s->cgroup;
+		c->cgroup = cgroup;
 	return c;
+}
+
+/* The entry of the process that owns the stream. */
+static __always_inline struct coverage *coverage_of(const struct stream *s)
+{
+	struct process_id id = {.start = s->start, .tgid = s->tgid};
+
+	return coverage_at(&id, s->cgroup);
 }
 
 #endif

@@ -169,6 +169,17 @@ static __noinline int follow(struct stream *s, struct io *io)
 	return 0;
 }
 
+/* A message of HTTP/1 begins. */
+static __always_inline void begin_message(struct stream *s, struct io *io)
+{
+	__u32 d = io->direction & 1;
+
+	io->flags |= FLAG_HEAD;
+	s->begun[d] = 1;
+	s->taken[d] = 0;
+	s->capped |= 1 << d;
+}
+
 /* Looks at the first bytes of a call: does a message begin, and which? */
 static __noinline int look(struct stream *s, struct io *io, const union head *head)
 {
@@ -178,13 +189,14 @@ static __noinline int look(struct stream *s, struct io *io, const union head *he
 	if (f->state == FRAMES_NONE) {
 		if (is_preface(head)) {
 			io->flags |= FLAG_HEAD;
+			s->capped = 0;
 			f->state = FRAMES_FOLLOWED;
 			f->direction = io->direction;
 			f->left = PREFACE_BYTES;
 		} else if (is_http_head(head)) {
-			io->flags |= FLAG_HEAD;
-			s->begun[io->direction & 1] = 1;
+			begin_message(s, io);
 		} else if (!(s->flags & FLAG_FRESH) && is_request_frame(head)) {
+			s->capped = 0;
 			f->state = FRAMES_FOLLOWED;
 			f->direction = io->direction;
 		}
@@ -193,8 +205,7 @@ static __noinline int look(struct stream *s, struct io *io, const union head *he
 			f->state = FRAMES_FOLLOWED;
 		} else if (is_http_head(head)) { /* bytes of HTTP/1 were taken for a frame */
 			f->state = FRAMES_NONE;
-			io->flags |= FLAG_HEAD;
-			s->begun[io->direction & 1] = 1;
+			begin_message(s, io);
 		}
 	}
 	if (is_followed(s, io->direction))

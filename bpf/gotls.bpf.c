@@ -18,6 +18,7 @@
 #include "stream.h"
 #include "calls.h"
 #include "coverage.h"
+#include "budget.h"
 #include "ring.h"
 #include "http.h"
 #include "frames.h"

@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	gotlsMapBudgets           = "budgets"
 	gotlsMapConns             = "conns"
 	gotlsMapControlRing       = "control_ring"
 	gotlsMapCounts            = "counts"
@@ -37,11 +38,13 @@ const (
 	gotlsProgGoReadEnter      = "go_read_enter"
 	gotlsProgGoReadExit       = "go_read_exit"
 	gotlsProgGoWriteEnter     = "go_write_enter"
+	gotlsVarBudgetBytes       = "budget_bytes"
 	gotlsVarCaptureBytes      = "capture_bytes"
 	gotlsVarExcludeCgroups    = "exclude_cgroups"
 	gotlsVarExcludeKinds      = "exclude_kinds"
 	gotlsVarIncludeCgroups    = "include_cgroups"
 	gotlsVarIncludeKinds      = "include_kinds"
+	gotlsVarMessageBytes      = "message_bytes"
 )
 
 // loadGotls returns the embedded CollectionSpec for gotls.
@@ -97,6 +100,7 @@ type gotlsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type gotlsMapSpecs struct {
+	Budgets      *ebpf.MapSpec `ebpf:"budgets"`
 	Conns        *ebpf.MapSpec `ebpf:"conns"`
 	ControlRing  *ebpf.MapSpec `ebpf:"control_ring"`
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
@@ -119,11 +123,13 @@ type gotlsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type gotlsVariableSpecs struct {
+	BudgetBytes    *ebpf.VariableSpec `ebpf:"budget_bytes"`
 	CaptureBytes   *ebpf.VariableSpec `ebpf:"capture_bytes"`
 	ExcludeCgroups *ebpf.VariableSpec `ebpf:"exclude_cgroups"`
 	ExcludeKinds   *ebpf.VariableSpec `ebpf:"exclude_kinds"`
 	IncludeCgroups *ebpf.VariableSpec `ebpf:"include_cgroups"`
 	IncludeKinds   *ebpf.VariableSpec `ebpf:"include_kinds"`
+	MessageBytes   *ebpf.VariableSpec `ebpf:"message_bytes"`
 }
 
 // gotlsObjects contains all objects after they have been loaded into the kernel.
@@ -146,6 +152,7 @@ func (o *gotlsObjects) Close() error {
 //
 // It can be passed to loadGotlsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type gotlsMaps struct {
+	Budgets      *ebpf.Map `ebpf:"budgets"`
 	Conns        *ebpf.Map `ebpf:"conns"`
 	ControlRing  *ebpf.Map `ebpf:"control_ring"`
 	Counts       *ebpf.Map `ebpf:"counts"`
@@ -166,6 +173,7 @@ type gotlsMaps struct {
 
 func (m *gotlsMaps) Close() error {
 	return _GotlsClose(
+		m.Budgets,
 		m.Conns,
 		m.ControlRing,
 		m.Counts,
@@ -189,11 +197,13 @@ func (m *gotlsMaps) Close() error {
 //
 // It can be passed to loadGotlsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type gotlsVariables struct {
+	BudgetBytes    *ebpf.Variable `ebpf:"budget_bytes"`
 	CaptureBytes   *ebpf.Variable `ebpf:"capture_bytes"`
 	ExcludeCgroups *ebpf.Variable `ebpf:"exclude_cgroups"`
 	ExcludeKinds   *ebpf.Variable `ebpf:"exclude_kinds"`
 	IncludeCgroups *ebpf.Variable `ebpf:"include_cgroups"`
 	IncludeKinds   *ebpf.Variable `ebpf:"include_kinds"`
+	MessageBytes   *ebpf.Variable `ebpf:"message_bytes"`
 }
 
 // gotlsPrograms contains all programs after they have been loaded into the kernel.

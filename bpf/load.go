@@ -16,7 +16,9 @@ import (
 type Options struct {
 	Select        Selector
 	RingBytes     int      // of the data ring, a power of two; 0 = 32 MiB
-	CaptureBytes  int      // at most per call; 0 = 64 KiB
+	CaptureBytes  int      // at most per read or write; 0 = 64 KiB
+	MessageBytes  int      // at most per message of HTTP/1; 0 = 64 KiB
+	BudgetBytes   int64    // at most per second and cgroup; 0 = no limit
 	SocketRung    string   // one of Rungs()'s values for "socket"; "" = the best that this kernel takes
 	NoUprobeMulti bool     // attach by perf events even where uprobe_multi exists
 	ExcludePIDs   []uint32 // never watched, besides this process
@@ -28,6 +30,9 @@ const (
 	maxRingBytes        = 1 << 30
 	defaultCaptureBytes = 64 << 10
 	maxCaptureBytes     = 256 << 10
+	defaultMessageBytes = 64 << 10
+	maxMessageBytes     = 1 << 30
+	maxBudgetBytes      = 1 << 40 // what a second's worth in microseconds may be multiplied with
 )
 
 // Objects are the loaded programs, their maps and the links that hold them in place.
@@ -100,6 +105,15 @@ func (o *Options) fill() error {
 	if o.CaptureBytes < 0 || o.CaptureBytes > maxCaptureBytes {
 		return fmt.Errorf("%w: a call is captured up to 1 to %d bytes, not %d", ErrOption, maxCaptureBytes, o.CaptureBytes)
 	}
+	if o.MessageBytes == 0 {
+		o.MessageBytes = defaultMessageBytes
+	}
+	if o.MessageBytes < 0 || o.MessageBytes > maxMessageBytes {
+		return fmt.Errorf("%w: a message is captured up to 1 to %d bytes, not %d", ErrOption, maxMessageBytes, o.MessageBytes)
+	}
+	if o.BudgetBytes < 0 || o.BudgetBytes > maxBudgetBytes {
+		return fmt.Errorf("%w: a budget is 0 (none) to %d bytes a second, not %d", ErrOption, int64(maxBudgetBytes), o.BudgetBytes)
+	}
 	return o.Select.check()
 }
 
@@ -118,12 +132,14 @@ func loadSpecs(options Options) (s specs, err error) {
 			return s, fmt.Errorf("read the embedded objects: %w", err)
 		}
 		spec.Maps["data_ring"].MaxEntries = uint32(options.RingBytes)
-		for name, value := range map[string]uint32{
+		for name, value := range map[string]any{
 			"include_kinds":   include,
 			"exclude_kinds":   exclude,
 			"include_cgroups": uint32(len(options.Select.Include.CgroupFDs)),
 			"exclude_cgroups": uint32(len(options.Select.Exclude.CgroupFDs)),
 			"capture_bytes":   uint32(options.CaptureBytes),
+			"message_bytes":   uint32(options.MessageBytes),
+			"budget_bytes":    uint64(options.BudgetBytes),
 		} {
 			// An object has only the variables that its programs use.
 			if v := spec.Variables[name]; v != nil {

@@ -16,6 +16,7 @@
 #include "stream.h"
 #include "calls.h"
 #include "coverage.h"
+#include "budget.h"
 #include "ring.h"
 
 /* One line of the list of processes. */

@@ -13,6 +13,12 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+type procBudget struct {
+	_    structs.HostLayout
+	Left int64
+	Time uint64
+}
+
 type procCaller struct {
 	_    structs.HostLayout
 	Id   uint64
@@ -33,6 +39,7 @@ type procConn struct {
 		Seq        [2]uint32
 		Heads      [2]uint32
 		Begun      [2]uint32
+		Taken      [2]uint32
 		Tgid       uint32
 		Tid        uint32
 		Netns      uint32
@@ -44,7 +51,7 @@ type procConn struct {
 		Layer      uint8
 		Flags      uint8
 		Muted      uint8
-		Pad        uint8
+		Capped     uint8
 		Frames     struct {
 			_         structs.HostLayout
 			Left      uint32
@@ -89,28 +96,33 @@ const (
 	procCountCOUNT_TLS_BYTES          procCount = 13
 	procCountCOUNT_UNCOVERED_BYTES    procCount = 14
 	procCountCOUNT_BOUND_BY_PREFIX    procCount = 15
-	procCountCOUNT_QUIC_BYTES         procCount = 16
-	procCountLOST_RING_FULL           procCount = 17
-	procCountLOST_RING_FULL_BYTES     procCount = 18
-	procCountLOST_RING_FULL_HEADS     procCount = 19
-	procCountLOST_CONTROL_RING_FULL   procCount = 20
-	procCountLOST_CONNS_FULL          procCount = 21
-	procCountLOST_STREAMS_FULL        procCount = 22
-	procCountLOST_CALLS_FULL          procCount = 23
-	procCountLOST_CALLS_NESTED        procCount = 24
-	procCountLOST_CALLS_ABANDONED     procCount = 25
-	procCountLOST_CALLS_KILLED        procCount = 26
-	procCountLOST_ORPHAN_RETURNS      procCount = 27
-	procCountLOST_COVERAGE_FULL       procCount = 28
-	procCountLOST_PREFIXES_FULL       procCount = 29
-	procCountLOST_PIDS_FULL           procCount = 30
-	procCountLOST_USER_FAULTS         procCount = 31
-	procCountLOST_USER_FAULT_BYTES    procCount = 32
-	procCountLOST_RETURNS             procCount = 33
-	procCountLOST_FRAMES              procCount = 34
-	procCountLOST_TRUNCATED_BYTES     procCount = 35
-	procCountLOST_UNSEEN_BYTES        procCount = 36
-	procCountCOUNT_MAX                procCount = 37
+	procCountCOUNT_OLD_CONNS          procCount = 16
+	procCountCOUNT_QUIC_BYTES         procCount = 17
+	procCountLOST_RING_FULL           procCount = 18
+	procCountLOST_RING_FULL_BYTES     procCount = 19
+	procCountLOST_RING_FULL_HEADS     procCount = 20
+	procCountLOST_CONTROL_RING_FULL   procCount = 21
+	procCountLOST_CONNS_FULL          procCount = 22
+	procCountLOST_STREAMS_FULL        procCount = 23
+	procCountLOST_CALLS_FULL          procCount = 24
+	procCountLOST_CALLS_NESTED        procCount = 25
+	procCountLOST_CALLS_ABANDONED     procCount = 26
+	procCountLOST_CALLS_KILLED        procCount = 27
+	procCountLOST_ORPHAN_RETURNS      procCount = 28
+	procCountLOST_COVERAGE_FULL       procCount = 29
+	procCountLOST_PREFIXES_FULL       procCount = 30
+	procCountLOST_PIDS_FULL           procCount = 31
+	procCountLOST_USER_FAULTS         procCount = 32
+	procCountLOST_USER_FAULT_BYTES    procCount = 33
+	procCountLOST_BUDGET_CALLS        procCount = 34
+	procCountLOST_BUDGET_BYTES        procCount = 35
+	procCountLOST_BUDGET_HEADS        procCount = 36
+	procCountLOST_BUDGETS_FULL        procCount = 37
+	procCountLOST_RETURNS             procCount = 38
+	procCountLOST_FRAMES              procCount = 39
+	procCountLOST_TRUNCATED_BYTES     procCount = 40
+	procCountLOST_UNSEEN_BYTES        procCount = 41
+	procCountCOUNT_MAX                procCount = 42
 )
 
 type procCoverage struct {
@@ -229,6 +241,7 @@ type procTlsStream struct {
 		Seq        [2]uint32
 		Heads      [2]uint32
 		Begun      [2]uint32
+		Taken      [2]uint32
 		Tgid       uint32
 		Tid        uint32
 		Netns      uint32
@@ -240,7 +253,7 @@ type procTlsStream struct {
 		Layer      uint8
 		Flags      uint8
 		Muted      uint8
-		Pad        uint8
+		Capped     uint8
 		Frames     struct {
 			_         structs.HostLayout
 			Left      uint32
@@ -264,6 +277,7 @@ type procTlsStream struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	procMapBudgets        = "budgets"
 	procMapConns          = "conns"
 	procMapControlRing    = "control_ring"
 	procMapCounts         = "counts"
@@ -284,11 +298,13 @@ const (
 	procProgProcessExec   = "process_exec"
 	procProgProcessExit   = "process_exit"
 	procProgProcessFork   = "process_fork"
+	procVarBudgetBytes    = "budget_bytes"
 	procVarCaptureBytes   = "capture_bytes"
 	procVarExcludeCgroups = "exclude_cgroups"
 	procVarExcludeKinds   = "exclude_kinds"
 	procVarIncludeCgroups = "include_cgroups"
 	procVarIncludeKinds   = "include_kinds"
+	procVarMessageBytes   = "message_bytes"
 	procVarUnusedEvent    = "unused_event"
 	procVarUnusedProcess  = "unused_process"
 )
@@ -345,6 +361,7 @@ type procProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type procMapSpecs struct {
+	Budgets      *ebpf.MapSpec `ebpf:"budgets"`
 	Conns        *ebpf.MapSpec `ebpf:"conns"`
 	ControlRing  *ebpf.MapSpec `ebpf:"control_ring"`
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
@@ -367,11 +384,13 @@ type procMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type procVariableSpecs struct {
+	BudgetBytes    *ebpf.VariableSpec `ebpf:"budget_bytes"`
 	CaptureBytes   *ebpf.VariableSpec `ebpf:"capture_bytes"`
 	ExcludeCgroups *ebpf.VariableSpec `ebpf:"exclude_cgroups"`
 	ExcludeKinds   *ebpf.VariableSpec `ebpf:"exclude_kinds"`
 	IncludeCgroups *ebpf.VariableSpec `ebpf:"include_cgroups"`
 	IncludeKinds   *ebpf.VariableSpec `ebpf:"include_kinds"`
+	MessageBytes   *ebpf.VariableSpec `ebpf:"message_bytes"`
 	UnusedEvent    *ebpf.VariableSpec `ebpf:"unused_event"`
 	UnusedProcess  *ebpf.VariableSpec `ebpf:"unused_process"`
 }
@@ -396,6 +415,7 @@ func (o *procObjects) Close() error {
 //
 // It can be passed to loadProcObjects or ebpf.CollectionSpec.LoadAndAssign.
 type procMaps struct {
+	Budgets      *ebpf.Map `ebpf:"budgets"`
 	Conns        *ebpf.Map `ebpf:"conns"`
 	ControlRing  *ebpf.Map `ebpf:"control_ring"`
 	Counts       *ebpf.Map `ebpf:"counts"`
@@ -416,6 +436,7 @@ type procMaps struct {
 
 func (m *procMaps) Close() error {
 	return _ProcClose(
+		m.Budgets,
 		m.Conns,
 		m.ControlRing,
 		m.Counts,
@@ -439,11 +460,13 @@ func (m *procMaps) Close() error {
 //
 // It can be passed to loadProcObjects or ebpf.CollectionSpec.LoadAndAssign.
 type procVariables struct {
+	BudgetBytes    *ebpf.Variable `ebpf:"budget_bytes"`
 	CaptureBytes   *ebpf.Variable `ebpf:"capture_bytes"`
 	ExcludeCgroups *ebpf.Variable `ebpf:"exclude_cgroups"`
 	ExcludeKinds   *ebpf.Variable `ebpf:"exclude_kinds"`
 	IncludeCgroups *ebpf.Variable `ebpf:"include_cgroups"`
 	IncludeKinds   *ebpf.Variable `ebpf:"include_kinds"`
+	MessageBytes   *ebpf.Variable `ebpf:"message_bytes"`
 	UnusedEvent    *ebpf.Variable `ebpf:"unused_event"`
 	UnusedProcess  *ebpf.Variable `ebpf:"unused_process"`
 }

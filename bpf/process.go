@@ -106,17 +106,7 @@ func (o *Objects) self() (uint32, error) {
 }
 
 func (o *Objects) list() ([]procProcess, error) {
-	l, err := link.AttachIter(link.IterOptions{Program: o.programs["list_processes"]})
-	if err != nil {
-		return nil, fmt.Errorf("attach the iterator of processes: %w", err)
-	}
-	defer l.Close()
-	r, err := l.Open()
-	if err != nil {
-		return nil, fmt.Errorf("open the iterator of processes: %w", err)
-	}
-	defer r.Close()
-	raw, err := io.ReadAll(r)
+	raw, err := iterate(o.programs["list_processes"])
 	if err != nil {
 		return nil, fmt.Errorf("list processes: %w", err)
 	}
@@ -125,4 +115,19 @@ func (o *Objects) list() ([]procProcess, error) {
 		return nil, fmt.Errorf("decode the list of processes: %w", err)
 	}
 	return list, nil
+}
+
+// iterate runs an iterator once and returns what it wrote.
+func iterate(program *ebpf.Program) ([]byte, error) {
+	l, err := link.AttachIter(link.IterOptions{Program: program})
+	if err != nil {
+		return nil, fmt.Errorf("attach the iterator: %w", err)
+	}
+	defer l.Close()
+	r, err := l.Open()
+	if err != nil {
+		return nil, fmt.Errorf("open the iterator: %w", err)
+	}
+	defer r.Close()
+	return io.ReadAll(r)
 }

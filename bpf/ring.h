@@ -12,6 +12,7 @@
 #define WAKEUP_BYTES (256 << 10)
 
 const volatile __u32 capture_bytes = 65536; /* per call */
+const volatile __u32 message_bytes = 65536; /* per message of HTTP/1; HTTP/2 has its heads between the bodies of others */
 
 /* One call that moved bytes. */
 struct io {
@@ -152,10 +153,23 @@ static __noinline int emit_piece(struct stream *s, struct io *io, __u64 base, __
 			count(COUNT_UNBOUND_EVENTS, 1);
 	}
 	s->offset[d] += length;
+	s->taken[d] += n;
 	s->seq[d]++;
 	io->flags &= ~FLAG_HEAD;
 	s->begun[d] = 0;
 	return 0;
+}
+
+/* What may still be copied of the message at hand. */
+static __always_inline __u32 allowance(const struct stream *s, __u32 d)
+{
+	__u32 left = capture_bytes;
+
+	if (!(s->capped & (1 << d)))
+		return left;
+	if (s->taken[d] >= message_bytes)
+		return 0;
+	return message_bytes - s->taken[d] < left ? message_bytes - s->taken[d] : left;
 }
 
 /* Steps over used up and empty iovecs. False where no buffer is left, or it cannot be read. */
@@ -175,8 +189,10 @@ static __always_inline bool next_buffer(struct io *io, struct cursor *at)
 /* Hands on all bytes of one call: pieces of at most MAX_PAYLOAD, capture_bytes in all; the last carries the rest. */
 static __noinline __attribute__((unused)) int emit(struct stream *s, struct io *io)
 {
-	struct cursor at = {.cap = capture_bytes};
+	struct cursor at = {.cap = allowance(s, io->direction & 1)};
 
+	if (budget_bytes && !afford(s->cgroup, io->length < at.cap ? io->length : at.cap))
+		return refuse_budget(s, io->direction & 1, io->length);
 	/*
 	 * A copy onto itself makes the verifier forget what it knows of the values, here and in the loop: it would
 	 * otherwise try each combination, and give up.

@@ -66,7 +66,7 @@ func (o *Objects) attachSockets(spec *ebpf.CollectionSpec, kernel *btf.Spec, wan
 		}
 		if err == nil {
 			o.rungs["socket"] = r.name
-			return nil
+			return o.findSockets(spec)
 		}
 		refused = append(refused, err)
 	}
@@ -74,6 +74,23 @@ func (o *Objects) attachSockets(spec *ebpf.CollectionSpec, kernel *btf.Spec, wan
 		return fmt.Errorf("%w: no socket rung is called %q", ErrOption, want)
 	}
 	return fmt.Errorf("%w: %w", ErrNoSocketHook, errors.Join(refused...))
+}
+
+// findSockets makes the kernel's table know the connections that are older than the hooks. A kernel that refuses the
+// iterator learns of each at its next byte.
+func (o *Objects) findSockets(spec *ebpf.CollectionSpec) error {
+	o.rungs["open_sockets"] = "next_byte"
+	if err := o.add(keep(spec, map[string]attach{"list_sockets": nil}), "the list of open sockets"); err != nil {
+		if verifier := (*ebpf.VerifierError)(nil); errors.As(err, &verifier) {
+			return err
+		}
+		return nil
+	}
+	if _, err := iterate(o.programs["list_sockets"]); err != nil {
+		return fmt.Errorf("list open sockets: %w", err)
+	}
+	o.rungs["open_sockets"] = "task_file"
+	return nil
 }
 
 // missing says that the kernel lacks a rung, where its types tell.
@@ -92,7 +109,7 @@ func missing(kernel *btf.Spec, r rung) error {
 func keep(spec *ebpf.CollectionSpec, programs map[string]attach) *ebpf.CollectionSpec {
 	part := spec.Copy()
 	for name := range part.Programs {
-		if programs[name] == nil {
+		if _, wanted := programs[name]; !wanted {
 			delete(part.Programs, name)
 		}
 	}

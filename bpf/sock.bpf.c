@@ -19,118 +19,20 @@
 #include "stream.h"
 #include "calls.h"
 #include "coverage.h"
+#include "budget.h"
 #include "ring.h"
 #include "http.h"
 #include "frames.h"
+#include "conn.h"
 #include "bind.h"
 #include "userbuf.h"
+#include "quic.h"
 
 /* A socket that was seen from its start shows HTTP at once; a late one may be in the middle of a long body. */
 #define SNIFF_BUFFERS_FRESH 8
 #define SNIFF_BUFFERS_LATE 256
 #define SNIFF_TOTAL_FRESH (64 << 10)
 #define SNIFF_TOTAL_LATE (4 << 20)
-
-static __always_inline bool is_tcp(struct sock *sk)
-{
-	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
-
-	return (family == AF_INET || family == AF_INET6) && BPF_CORE_READ(sk, sk_protocol) == IPPROTO_TCP;
-}
-
-static __always_inline void map_v4(__u8 *address, __be32 v4)
-{
-	address[10] = 0xff;
-	address[11] = 0xff;
-	__builtin_memcpy(address + 12, &v4, 4);
-}
-
-static __always_inline void read_tuple(struct sock *sk, struct stream *s)
-{
-	s->local_port = BPF_CORE_READ(sk, __sk_common.skc_num);
-	s->remote_port = bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
-	s->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
-	if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET) {
-		map_v4(s->local, BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr));
-		map_v4(s->remote, BPF_CORE_READ(sk, __sk_common.skc_daddr));
-	} else {
-		BPF_CORE_READ_INTO(&s->local, sk, __sk_common.skc_v6_rcv_saddr);
-		BPF_CORE_READ_INTO(&s->remote, sk, __sk_common.skc_v6_daddr);
-	}
-}
-
-static __always_inline __u32 tcp_seq(struct sock *sk, __u8 direction)
-{
-	struct tcp_sock *tcp = (struct tcp_sock *)sk;
-
-	return direction == DIRECTION_EGRESS ? BPF_CORE_READ(tcp, write_seq) : BPF_CORE_READ(tcp, copied_seq);
-}
-
-static __noinline struct conn *new_conn(struct sock *sk, bool fresh)
-{
-	__u64 key = (__u64)sk;
-	struct conn *c;
-
-	if (bpf_map_update_elem(&conns, &key, &no_conn, BPF_ANY)) {
-		count(LOST_CONNS_FULL, 1);
-		return NULL;
-	}
-	c = bpf_map_lookup_elem(&conns, &key);
-	if (!c)
-		return NULL;
-	c->plain.id = new_id(LAYER_SOCKET);
-	c->plain.conn = c->plain.id;
-	c->plain.conn_birth = bpf_ktime_get_boot_ns();
-	c->plain.layer = LAYER_SOCKET;
-	c->fresh = fresh;
-	if (fresh) {
-		c->next_seq[DIRECTION_INGRESS] = tcp_seq(sk, DIRECTION_INGRESS);
-		c->next_seq[DIRECTION_EGRESS] = tcp_seq(sk, DIRECTION_EGRESS);
-		c->tracked = 3;
-	}
-	read_tuple(sk, &c->plain);
-	return c;
-}
-
-/* Ends both streams of a connection and forgets it. */
-static __noinline int end_conn(struct sock *sk, struct conn *c)
-{
-	__u64 key = (__u64)sk;
-
-	emit_close(&c->plain);
-	if (c->tls.ssl) {
-		struct tls_key tls = c->tls;
-		struct tls_stream *t = bpf_map_lookup_elem(&tls_streams, &tls);
-
-		if (t && t->sk == key) {
-			emit_close(&t->plain);
-			drop_stream(&tls, t);
-		}
-	}
-	bpf_map_delete_elem(&conns, &key);
-	return 0;
-}
-
-/*
- * Bytes that passed without any hook (splice from a socket, io_uring, zero-copy receive) show in TCP's own
- * sequence numbers. A FIN takes one number too.
- */
-static __always_inline void skip_unseen(struct conn *c, struct sock *sk, __u8 direction, __u32 n)
-{
-	__u32 d = direction & 1, now = tcp_seq(sk, direction);
-	__s32 gap = now - c->next_seq[d] - n;
-
-	if ((c->tracked & (1 << d)) && gap > 0) {
-		if (d == DIRECTION_INGRESS && (BPF_CORE_READ(sk, sk_shutdown) & RCV_SHUTDOWN))
-			gap--;
-		c->plain.offset[d] += gap;
-		skip_frames(&c->plain, d, gap);
-		if (c->state == CONN_HTTP)
-			count(LOST_UNSEEN_BYTES, gap);
-	}
-	c->next_seq[d] = now;
-	c->tracked |= 1 << d;
-}
 
 /* Decides what an undecided socket carries. */
 static __always_inline void classify(struct conn *c, const union head *head, bool in_tls_call, __u32 n)
@@ -180,7 +82,7 @@ static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __
 	struct tls_call *call;
 	struct conn *c;
 
-	if (ret <= 0 || !is_tcp(sk) || !select_task(task, pid_tgid >> 32))
+	if (ret <= 0 || !is_inet(sk, IPPROTO_TCP) || !select_task(task, pid_tgid >> 32))
 		return 0;
 	call = current_call(regs, &who);
 	c = bpf_map_lookup_elem(&conns, &key);
@@ -249,6 +151,8 @@ static __always_inline struct pt_regs *current_regs(void)
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(sock_send, struct sock *sk, int ret, int flags)
 {
+	if (ret > 0 && is_inet(sk, IPPROTO_UDP))
+		return udp_io(sk, current_regs(), ret, DIRECTION_EGRESS);
 	return sock_io(sk, current_regs(), ret, DIRECTION_EGRESS, bpf_ktime_get_boot_ns());
 }
 
@@ -257,6 +161,8 @@ int BPF_PROG(sock_recv, struct sock *sk, int ret, int flags)
 {
 	if (flags & MSG_PEEK)
 		return 0;
+	if (ret > 0 && is_inet(sk, IPPROTO_UDP))
+		return udp_io(sk, current_regs(), ret, DIRECTION_INGRESS);
 	return sock_io(sk, current_regs(), ret, DIRECTION_INGRESS, bpf_ktime_get_boot_ns());
 }
 
@@ -355,7 +261,7 @@ int BPF_PROG(sock_state, struct sock *sk, int old, int new)
 	__u64 key = (__u64)sk;
 	struct conn *c;
 
-	if ((new != TCP_ESTABLISHED && new != TCP_CLOSE) || !is_tcp(sk))
+	if ((new != TCP_ESTABLISHED && new != TCP_CLOSE) || !is_inet(sk, IPPROTO_TCP))
 		return 0;
 	c = bpf_map_lookup_elem(&conns, &key);
 	if (new == TCP_CLOSE) {
@@ -380,6 +286,37 @@ int BPF_PROG(sock_destroy, struct sock *sk)
 
 	if (c)
 		end_conn(sk, c);
+	return 0;
+}
+
+/* Connections that are older than the hooks: known from here on, with what TCP has counted so far. */
+SEC("iter/task_file")
+int list_sockets(struct bpf_iter__task_file *ctx)
+{
+	struct file *file = ctx->file;
+	struct socket *socket;
+	struct sock *sk;
+	struct conn *c;
+	__u8 state;
+
+	if (!ctx->task || !file || (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return 0;
+	socket = BPF_CORE_READ(file, private_data);
+	sk = BPF_CORE_READ(socket, sk);
+	if (!sk || !is_inet(sk, IPPROTO_TCP) || !select_sock(sk))
+		return 0;
+	state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	if (state != TCP_ESTABLISHED && state != TCP_CLOSE_WAIT)
+		return 0;
+	__u64 key = (__u64)sk;
+
+	if (bpf_map_lookup_elem(&conns, &key)) /* shared by processes, or moved bytes meanwhile */
+		return 0;
+	c = new_conn(sk, false);
+	if (c) {
+		track(sk, c);
+		count(COUNT_OLD_CONNS, 1);
+	}
 	return 0;
 }
 

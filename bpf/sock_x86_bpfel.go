@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	sockMapBudgets           = "budgets"
 	sockMapConns             = "conns"
 	sockMapControlRing       = "control_ring"
 	sockMapCounts            = "counts"
@@ -24,6 +25,7 @@ const (
 	sockMapMutes             = "mutes"
 	sockMapPendings          = "pendings"
 	sockMapPrefixes          = "prefixes"
+	sockMapQuicSocks         = "quic_socks"
 	sockMapSelectCgroup      = "select_cgroup"
 	sockMapSelectExe         = "select_exe"
 	sockMapSelectNetns       = "select_netns"
@@ -32,6 +34,7 @@ const (
 	sockMapSelectSelf        = "select_self"
 	sockMapTlsCalls          = "tls_calls"
 	sockMapTlsStreams        = "tls_streams"
+	sockProgListSockets      = "list_sockets"
 	sockProgSockDestroy      = "sock_destroy"
 	sockProgSockRecv         = "sock_recv"
 	sockProgSockSend         = "sock_send"
@@ -43,11 +46,13 @@ const (
 	sockProgTcpSendmsgExit   = "tcp_sendmsg_exit"
 	sockProgTcpSendpageEnter = "tcp_sendpage_enter"
 	sockProgTcpSendpageExit  = "tcp_sendpage_exit"
+	sockVarBudgetBytes       = "budget_bytes"
 	sockVarCaptureBytes      = "capture_bytes"
 	sockVarExcludeCgroups    = "exclude_cgroups"
 	sockVarExcludeKinds      = "exclude_kinds"
 	sockVarIncludeCgroups    = "include_cgroups"
 	sockVarIncludeKinds      = "include_kinds"
+	sockVarMessageBytes      = "message_bytes"
 )
 
 // loadSock returns the embedded CollectionSpec for sock.
@@ -92,6 +97,7 @@ type sockSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockProgramSpecs struct {
+	ListSockets      *ebpf.ProgramSpec `ebpf:"list_sockets"`
 	SockDestroy      *ebpf.ProgramSpec `ebpf:"sock_destroy"`
 	SockRecv         *ebpf.ProgramSpec `ebpf:"sock_recv"`
 	SockSend         *ebpf.ProgramSpec `ebpf:"sock_send"`
@@ -109,6 +115,7 @@ type sockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockMapSpecs struct {
+	Budgets      *ebpf.MapSpec `ebpf:"budgets"`
 	Conns        *ebpf.MapSpec `ebpf:"conns"`
 	ControlRing  *ebpf.MapSpec `ebpf:"control_ring"`
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
@@ -117,6 +124,7 @@ type sockMapSpecs struct {
 	Mutes        *ebpf.MapSpec `ebpf:"mutes"`
 	Pendings     *ebpf.MapSpec `ebpf:"pendings"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
+	QuicSocks    *ebpf.MapSpec `ebpf:"quic_socks"`
 	SelectCgroup *ebpf.MapSpec `ebpf:"select_cgroup"`
 	SelectExe    *ebpf.MapSpec `ebpf:"select_exe"`
 	SelectNetns  *ebpf.MapSpec `ebpf:"select_netns"`
@@ -131,11 +139,13 @@ type sockMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockVariableSpecs struct {
+	BudgetBytes    *ebpf.VariableSpec `ebpf:"budget_bytes"`
 	CaptureBytes   *ebpf.VariableSpec `ebpf:"capture_bytes"`
 	ExcludeCgroups *ebpf.VariableSpec `ebpf:"exclude_cgroups"`
 	ExcludeKinds   *ebpf.VariableSpec `ebpf:"exclude_kinds"`
 	IncludeCgroups *ebpf.VariableSpec `ebpf:"include_cgroups"`
 	IncludeKinds   *ebpf.VariableSpec `ebpf:"include_kinds"`
+	MessageBytes   *ebpf.VariableSpec `ebpf:"message_bytes"`
 }
 
 // sockObjects contains all objects after they have been loaded into the kernel.
@@ -158,6 +168,7 @@ func (o *sockObjects) Close() error {
 //
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockMaps struct {
+	Budgets      *ebpf.Map `ebpf:"budgets"`
 	Conns        *ebpf.Map `ebpf:"conns"`
 	ControlRing  *ebpf.Map `ebpf:"control_ring"`
 	Counts       *ebpf.Map `ebpf:"counts"`
@@ -166,6 +177,7 @@ type sockMaps struct {
 	Mutes        *ebpf.Map `ebpf:"mutes"`
 	Pendings     *ebpf.Map `ebpf:"pendings"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
+	QuicSocks    *ebpf.Map `ebpf:"quic_socks"`
 	SelectCgroup *ebpf.Map `ebpf:"select_cgroup"`
 	SelectExe    *ebpf.Map `ebpf:"select_exe"`
 	SelectNetns  *ebpf.Map `ebpf:"select_netns"`
@@ -178,6 +190,7 @@ type sockMaps struct {
 
 func (m *sockMaps) Close() error {
 	return _SockClose(
+		m.Budgets,
 		m.Conns,
 		m.ControlRing,
 		m.Counts,
@@ -186,6 +199,7 @@ func (m *sockMaps) Close() error {
 		m.Mutes,
 		m.Pendings,
 		m.Prefixes,
+		m.QuicSocks,
 		m.SelectCgroup,
 		m.SelectExe,
 		m.SelectNetns,
@@ -201,17 +215,20 @@ func (m *sockMaps) Close() error {
 //
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockVariables struct {
+	BudgetBytes    *ebpf.Variable `ebpf:"budget_bytes"`
 	CaptureBytes   *ebpf.Variable `ebpf:"capture_bytes"`
 	ExcludeCgroups *ebpf.Variable `ebpf:"exclude_cgroups"`
 	ExcludeKinds   *ebpf.Variable `ebpf:"exclude_kinds"`
 	IncludeCgroups *ebpf.Variable `ebpf:"include_cgroups"`
 	IncludeKinds   *ebpf.Variable `ebpf:"include_kinds"`
+	MessageBytes   *ebpf.Variable `ebpf:"message_bytes"`
 }
 
 // sockPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockPrograms struct {
+	ListSockets      *ebpf.Program `ebpf:"list_sockets"`
 	SockDestroy      *ebpf.Program `ebpf:"sock_destroy"`
 	SockRecv         *ebpf.Program `ebpf:"sock_recv"`
 	SockSend         *ebpf.Program `ebpf:"sock_send"`
@@ -227,6 +244,7 @@ type sockPrograms struct {
 
 func (p *sockPrograms) Close() error {
 	return _SockClose(
+		p.ListSockets,
 		p.SockDestroy,
 		p.SockRecv,
 		p.SockSend,

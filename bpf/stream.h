@@ -30,6 +30,7 @@ struct stream {
 	__u32 seq[2];
 	__u32 heads[2];
 	__u32 begun[2]; /* heads in the call at hand; its first piece tells */
+	__u32 taken[2]; /* bytes captured of the HTTP/1 message at hand */
 	__u32 tgid;
 	__u32 tid;
 	__u32 netns;
@@ -41,7 +42,7 @@ struct stream {
 	__u8 layer;
 	__u8 flags; /* FLAG_FRESH, FLAG_UNBOUND */
 	__u8 muted;
-	__u8 pad;
+	__u8 capped; /* bit per direction: a message of HTTP/1 began there, so its bytes are capped */
 	struct frames frames;
 };
 

@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	tlsMapBudgets            = "budgets"
 	tlsMapConns              = "conns"
 	tlsMapControlRing        = "control_ring"
 	tlsMapCounts             = "counts"
@@ -41,11 +42,13 @@ const (
 	tlsProgSslReadExEnter    = "ssl_read_ex_enter"
 	tlsProgSslWriteEnter     = "ssl_write_enter"
 	tlsProgSslWriteExEnter   = "ssl_write_ex_enter"
+	tlsVarBudgetBytes        = "budget_bytes"
 	tlsVarCaptureBytes       = "capture_bytes"
 	tlsVarExcludeCgroups     = "exclude_cgroups"
 	tlsVarExcludeKinds       = "exclude_kinds"
 	tlsVarIncludeCgroups     = "include_cgroups"
 	tlsVarIncludeKinds       = "include_kinds"
+	tlsVarMessageBytes       = "message_bytes"
 )
 
 // loadTls returns the embedded CollectionSpec for tls.
@@ -105,6 +108,7 @@ type tlsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tlsMapSpecs struct {
+	Budgets      *ebpf.MapSpec `ebpf:"budgets"`
 	Conns        *ebpf.MapSpec `ebpf:"conns"`
 	ControlRing  *ebpf.MapSpec `ebpf:"control_ring"`
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
@@ -127,11 +131,13 @@ type tlsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tlsVariableSpecs struct {
+	BudgetBytes    *ebpf.VariableSpec `ebpf:"budget_bytes"`
 	CaptureBytes   *ebpf.VariableSpec `ebpf:"capture_bytes"`
 	ExcludeCgroups *ebpf.VariableSpec `ebpf:"exclude_cgroups"`
 	ExcludeKinds   *ebpf.VariableSpec `ebpf:"exclude_kinds"`
 	IncludeCgroups *ebpf.VariableSpec `ebpf:"include_cgroups"`
 	IncludeKinds   *ebpf.VariableSpec `ebpf:"include_kinds"`
+	MessageBytes   *ebpf.VariableSpec `ebpf:"message_bytes"`
 }
 
 // tlsObjects contains all objects after they have been loaded into the kernel.
@@ -154,6 +160,7 @@ func (o *tlsObjects) Close() error {
 //
 // It can be passed to loadTlsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tlsMaps struct {
+	Budgets      *ebpf.Map `ebpf:"budgets"`
 	Conns        *ebpf.Map `ebpf:"conns"`
 	ControlRing  *ebpf.Map `ebpf:"control_ring"`
 	Counts       *ebpf.Map `ebpf:"counts"`
@@ -174,6 +181,7 @@ type tlsMaps struct {
 
 func (m *tlsMaps) Close() error {
 	return _TlsClose(
+		m.Budgets,
 		m.Conns,
 		m.ControlRing,
 		m.Counts,
@@ -197,11 +205,13 @@ func (m *tlsMaps) Close() error {
 //
 // It can be passed to loadTlsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tlsVariables struct {
+	BudgetBytes    *ebpf.Variable `ebpf:"budget_bytes"`
 	CaptureBytes   *ebpf.Variable `ebpf:"capture_bytes"`
 	ExcludeCgroups *ebpf.Variable `ebpf:"exclude_cgroups"`
 	ExcludeKinds   *ebpf.Variable `ebpf:"exclude_kinds"`
 	IncludeCgroups *ebpf.Variable `ebpf:"include_cgroups"`
 	IncludeKinds   *ebpf.Variable `ebpf:"include_kinds"`
+	MessageBytes   *ebpf.Variable `ebpf:"message_bytes"`
 }
 
 // tlsPrograms contains all programs after they have been loaded into the kernel.
