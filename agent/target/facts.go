@@ -15,6 +15,7 @@ type Facts struct {
 	Go        *Go               // nil: not a Go program
 	StaticTLS string            // a function of OpenSSL or BoringSSL that is linked into the executable; "" = none found
 	Partial   bool              // the budget was spent before every question was answered
+	Carried   []Carried         // what a program has of the table (InspectProgram)
 }
 
 // InspectLibrary reads what probing a library needs.
@@ -56,16 +57,15 @@ func InspectExecutable(r io.ReaderAt, b Budget) (Facts, error) {
 		},
 		func() (err error) {
 			static := []string{"SSL_read", "SSL_write"}
-			if f.Functions, err = im.exported(static); err != nil || f.Go != nil {
-				return err
+			if f.Functions, err = im.exported(static); err == nil && len(f.Functions) == 0 {
+				f.Functions, err = im.linked(static)
 			}
 			for _, name := range static {
 				if _, ok := f.Functions[name]; ok {
 					f.StaticTLS = name
-					return nil
+					break
 				}
 			}
-			f.StaticTLS, err = im.linked(static)
 			return err
 		},
 	} {

@@ -23,37 +23,41 @@ const (
 	maxChain       = 1 << 16 // symbols looked at in one hash chain
 )
 
-func (im *image) dynamic() (dynamic, bool, error) {
+// dynamicEntries visits the entries of PT_DYNAMIC (gABI chapter 5).
+func (im *image) dynamicEntries(visit func(tag, value uint64)) error {
 	for _, s := range im.segments {
 		if s.kind != uint32(elf.PT_DYNAMIC) {
 			continue
 		}
-		var d dynamic
-		entry := make([]byte, 16)
-		for i := uint64(0); i < maxDynamic && (i+1)*16 <= s.size; i++ {
-			if err := im.r.read(entry, s.offset+i*16); err != nil {
-				return d, false, err
+		return im.r.records(s.offset, min(s.size/16, maxDynamic), 16, func(_ uint64, entry []byte) (bool, error) {
+			tag := binary.LittleEndian.Uint64(entry)
+			if tag != 0 {
+				visit(tag, binary.LittleEndian.Uint64(entry[8:]))
 			}
-			value := binary.LittleEndian.Uint64(entry[8:])
-			offset, _ := im.fileOffset(value, false)
-			switch binary.LittleEndian.Uint64(entry) {
-			case 0:
-				i = maxDynamic
-			case dynamicHash:
-				d.sysvHash = offset
-			case dynamicStrings:
-				d.names = offset
-			case dynamicSymbols:
-				d.symbols = offset
-			case dynamicSize:
-				d.namesSize = value
-			case dynamicGNUHash:
-				d.gnuHash = offset
-			}
-		}
-		return d, d.symbols != 0 && d.names != 0, nil
+			return tag != 0, nil
+		})
 	}
-	return dynamic{}, false, nil
+	return nil
+}
+
+func (im *image) dynamic() (dynamic, bool, error) {
+	var d dynamic
+	err := im.dynamicEntries(func(tag, value uint64) {
+		offset, _ := im.fileOffset(value, false)
+		switch tag {
+		case dynamicHash:
+			d.sysvHash = offset
+		case dynamicStrings:
+			d.names = offset
+		case dynamicSymbols:
+			d.symbols = offset
+		case dynamicSize:
+			d.namesSize = value
+		case dynamicGNUHash:
+			d.gnuHash = offset
+		}
+	})
+	return d, d.symbols != 0 && d.names != 0, err
 }
 
 // exported looks functions up as the dynamic linker does, by hash: a few reads each, whatever the size of the table.
@@ -180,36 +184,36 @@ func (im *image) functionAt(symbol, names uint64, name string) (uint64, bool, er
 	return offset, ok, nil
 }
 
-// linked streams .symtab, which only files that were not stripped have, for any of the names.
-func (im *image) linked(names []string) (string, error) {
+// linked looks functions up in .symtab, which only files that were not stripped have. The names are searched first, so
+// that the symbols can be streamed by number, without a random read for each. The result is file offsets.
+func (im *image) linked(names []string) (map[string]uint64, error) {
+	found := map[string]uint64{}
 	for _, s := range im.sections {
 		if s.kind != uint32(elf.SHT_SYMTAB) || s.entry != symbolSize || int(s.link) >= len(im.sections) {
 			continue
 		}
-		strings := im.sections[s.link]
-		entry := make([]byte, symbolSize)
-		for i := uint64(0); i < s.size/symbolSize; i++ {
-			if i%1024 == 0 {
-				if err := im.r.onTime(); err != nil {
-					return "", err
-				}
+		table := im.sections[s.link]
+		places, err := im.r.places(table.offset, table.size, names)
+		if err := notBudget(err); err != nil {
+			return nil, err
+		}
+		if len(places) == 0 {
+			continue
+		}
+		le := binary.LittleEndian
+		err = im.r.records(s.offset, s.size/symbolSize, symbolSize, func(_ uint64, entry []byte) (bool, error) {
+			name, ok := places[uint64(le.Uint32(entry))]
+			if !ok || elf.ST_TYPE(entry[4]) != elf.STT_FUNC || le.Uint16(entry[6:]) == uint16(elf.SHN_UNDEF) {
+				return true, nil
 			}
-			if err := im.r.read(entry, s.offset+i*symbolSize); err != nil {
-				return "", notBudget(err)
+			if offset, ok := im.fileOffset(le.Uint64(entry[8:]), true); ok {
+				found[name] = offset
 			}
-			if elf.ST_TYPE(entry[4]) != elf.STT_FUNC || binary.LittleEndian.Uint16(entry[6:]) == 0 {
-				continue
-			}
-			for _, name := range names {
-				same, err := im.r.isText(name, strings.offset+uint64(binary.LittleEndian.Uint32(entry)))
-				if err != nil {
-					return "", err
-				}
-				if same {
-					return name, nil
-				}
-			}
+			return len(found) < len(names), nil
+		})
+		if err := notBudget(err); err != nil {
+			return nil, err
 		}
 	}
-	return "", nil
+	return found, nil
 }
