@@ -13,6 +13,7 @@ type Counts struct {
 	Streams         uint64 // begun
 	LateJoin        uint64 // streams of a known protocol joined after their first byte
 	UnknownProtocol uint64 // streams that no parser reads
+	Moved           uint64 // streams that went on with another connection
 	Switched        uint64 // streams that left their protocol in good order (101, CONNECT)
 	Abandoned       uint64 // streams that stopped making sense
 	Muted           uint64 // streams of which no more data is wanted
@@ -43,6 +44,7 @@ func (c Counts) Each(yield func(name string, value uint64)) {
 	yield("streams", c.Streams)
 	yield("late_join", c.LateJoin)
 	yield("unknown_protocol", c.UnknownProtocol)
+	yield("moved", c.Moved)
 	yield("switched", c.Switched)
 	yield("abandoned", c.Abandoned)
 	yield("muted", c.Muted)

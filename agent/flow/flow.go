@@ -17,6 +17,16 @@
 // A parked stream keeps only its offsets and head counts, so that its calls are still counted when it goes on; it is
 // then joined late. A muted stream is remembered so that nothing it says starts a new one.
 //
+// Each stream has an account: the sum of what Settled is told is what became of every request on it. It is exact where
+// the kernel's count of heads is: for HTTP/2 always. For HTTP/1 a buffer counts for one head, if it begins with one. So
+// requests that a client pipelines in one write and that are lost together are known only by their answers, or count
+// for one; a head whose first write holds less than its method and a space, once lost, is not known; and a write of a
+// body that begins like a head, once lost, counts as one. What is seen is never counted by the kernel's number.
+//
+// A TLS stream may be told apart before its socket is known (Unbound). Its calls have the peer of the moment at which
+// they are complete; what ends before the socket is found has none. A stream that moves to another connection is settled
+// with the old one and goes on as one joined late: nothing that was open is taken along.
+//
 // Flow owns the streams and parsers; an exchange is valid until Emit returns. One goroutine uses a Flow. Time is the
 // time in the chunks, and what Tick is told.
 package flow
@@ -34,6 +44,7 @@ import (
 type Config struct {
 	Limits      parse.Limits
 	Emit        func(*Stream, *parse.Exchange)
+	Settled     func(*Stream, Told)  // what became of calls of this stream since it was last told
 	Mute        func(chunk.StreamID) // no more data of this stream is wanted
 	MaxStreams  int                  // with a parser; as many again are remembered without one. 65,536
 	MaxBuffered int                  // bytes that all parsers hold together. 256 MiB
@@ -69,6 +80,13 @@ type Stream struct {
 	Client    bool   // this end sent the requests
 }
 
+// Told is what became of requests on a stream: those sent are the sum of the three.
+type Told struct {
+	Calls      uint64 // handed on
+	Lost       uint64 // to gaps
+	Unanswered uint64 // they never got a response
+}
+
 // Flow follows streams.
 type Flow struct {
 	cfg      Config
@@ -98,6 +116,9 @@ func New(cfg Config) *Flow {
 	if cfg.Mute == nil {
 		cfg.Mute = func(chunk.StreamID) {}
 	}
+	if cfg.Settled == nil {
+		cfg.Settled = func(*Stream, Told) {}
+	}
 	return &Flow{cfg: cfg, streams: make(map[chunk.StreamID]*stream)}
 }
 
@@ -115,7 +136,7 @@ func (f *Flow) Feed(c *chunk.Chunk) {
 	}
 	f.counts.Bytes += uint64(len(c.Data))
 	s := f.lookup(c)
-	s.learn(c)
+	f.learn(s, c)
 	if s.muted {
 		f.counts.MutedChunks++
 		s.dir[c.Direction].advance(c)
@@ -125,7 +146,9 @@ func (f *Flow) Feed(c *chunk.Chunk) {
 	f.data(s, c)
 	if s.closing && s.whole() {
 		f.finish(s)
+		return
 	}
+	f.tell(s)
 }
 
 // data gives the parser what is new in c, with the gaps before and behind it.

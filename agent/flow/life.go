@@ -31,7 +31,7 @@ func (f *Flow) bound() {
 	}
 	for f.parked.n > f.cfg.MaxStreams {
 		f.counts.Forgotten++
-		f.forget(f.parked.last)
+		f.finish(f.parked.last)
 	}
 }
 
@@ -58,6 +58,7 @@ func (f *Flow) park(s *stream) {
 	}
 	s.in.remove(s)
 	f.parked.push(s)
+	f.tell(s)
 }
 
 // minRequestBytes is the frame head and the first byte of a request's HEADERS (RFC 9113 section 4.1). The kernel finds its way
@@ -68,12 +69,22 @@ const minRequestBytes = 10
 // lost, no later stream id proves them.
 func (f *Flow) settle(s *stream) {
 	t := &s.dir[s.requests]
-	begun := min(uint64(t.heads-s.settled), t.next/minRequestBytes)
+	begun := min(uint64(t.heads-s.settled[s.requests]), t.next/minRequestBytes)
 	n := s.counted
 	if told := n.Emitted + n.Lost + n.Unanswered; s.proto.exact && begun > told {
 		f.lose(s, s.index, begun-told)
 	}
-	s.settled = s.dir[s.requests].heads
+	for d := range s.dir {
+		s.settled[d] = s.dir[d].heads
+	}
+}
+
+// tell hands on what became of calls of s.
+func (f *Flow) tell(s *stream) {
+	if told := s.told; told != (Told{}) {
+		s.told = Told{}
+		f.cfg.Settled(&s.Stream, told)
+	}
 }
 
 // mute parks s for good.
@@ -84,7 +95,9 @@ func (f *Flow) mute(s *stream) {
 	f.cfg.Mute(s.ID)
 }
 
+// forget drops what is settled.
 func (f *Flow) forget(s *stream) {
+	f.tell(s)
 	if s.closing {
 		f.closing = slices.DeleteFunc(f.closing, func(o *stream) bool { return o == s })
 	}
@@ -105,7 +118,7 @@ func (f *Flow) close(c *chunk.Chunk) {
 		f.counts.Duplicates++
 		return
 	}
-	s.last = max(s.last, c.Time)
+	f.learn(s, c)
 	s.closing, s.final = true, *c
 	s.final.Data = nil
 	if s.whole() || s.muted {
@@ -123,7 +136,7 @@ func (s *stream) whole() bool {
 	return s.dir[chunk.Egress].next >= s.final.Offset && s.dir[chunk.Ingress].next >= s.final.PeerOff
 }
 
-// finish settles a closed stream.
+// finish settles a stream that was closed, or that is given up.
 func (f *Flow) finish(s *stream) {
 	ends := [2]struct {
 		offset uint64
@@ -165,6 +178,7 @@ func (f *Flow) loseUntold(s *stream) {
 		}
 	}
 	f.lose(s, index, n)
+	s.dir[0].gapHeads, s.dir[1].gapHeads = 0, 0
 }
 
 // Tick tells the time since boot: closes that waited are settled, and silent streams are parked.
@@ -192,11 +206,7 @@ func (f *Flow) Flush() {
 	for _, l := range []*list{&f.active, &f.parked} {
 		for l.last != nil {
 			s := l.last
-			f.park(s)
-			if !s.muted {
-				f.loseUntold(s)
-			}
-			f.forget(s)
+			f.finish(s)
 		}
 	}
 }

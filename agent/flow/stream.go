@@ -2,6 +2,7 @@ package flow
 
 import (
 	"bytes"
+	"net/netip"
 	"time"
 
 	"github.com/spile/spile/agent/chunk"
@@ -23,7 +24,8 @@ type stream struct {
 	closing  bool
 	final    chunk.Chunk // the Close, while closing
 	counted  parse.Counts
-	settled  uint32 // requests that the kernel had counted when the last parser ended
+	settled  [2]uint32 // heads that the kernel had counted when the last parser ended
+	told     Told      // since Settled was last called
 	buffered int
 
 	in         *list
@@ -65,17 +67,35 @@ func (s *stream) side(d chunk.Direction) parse.Side {
 	return parse.Responses
 }
 
-// learn takes what newer chunks know better: a socket may be found after the first bytes.
-func (s *stream) learn(c *chunk.Chunk) {
+// learn takes what newer chunks know better: a socket may be found after the first bytes, and the last.
+func (f *Flow) learn(s *stream, c *chunk.Chunk) {
 	s.last = max(s.last, c.Time)
-	s.Owner, s.Layer = c.Owner, c.Layer
 	if c.Flags.Has(chunk.Unbound) {
+		s.Owner, s.Layer = c.Owner, c.Layer
 		return
 	}
+	if s.Conn != c.Conn && s.Conn != 0 && c.Conn != 0 {
+		f.move(s)
+	}
+	s.Owner, s.Layer = c.Owner, c.Layer
 	s.Conn, s.ConnBirth, s.Unbound = c.Conn, c.ConnBirth, false
 	if c.Local.IsValid() {
 		s.Local, s.Remote = c.Local, c.Remote
 	}
+}
+
+// move ends what s was on its old connection. Offsets and heads go on, so that nothing is counted twice.
+func (f *Flow) move(s *stream) {
+	f.counts.Moved++
+	f.park(s)
+	if s.muted {
+		return
+	}
+	f.loseUntold(s)
+	f.tell(s)
+	s.proto, s.Protocol, s.passed = nil, "", 0
+	s.Local, s.Remote = netip.AddrPort{}, netip.AddrPort{}
+	s.Fresh, s.Gapped, s.Client = false, true, false
 }
 
 // sniff looks for the protocol where a buffer begins.
@@ -113,6 +133,7 @@ func (f *Flow) sniff(s *stream, d chunk.Direction, data []byte, at time.Duration
 	s.passed += uint64(len(data))
 	if first || s.passed > undecidedBytes {
 		f.counts.UnknownProtocol++
+		f.loseUntold(s) // what the gaps hold was HTTP to the kernel
 		f.mute(s)
 	}
 }
@@ -146,6 +167,7 @@ func (f *Flow) open(s *stream) {
 	s.opened, s.counted = true, parse.Counts{}
 	s.parser = s.proto.make(f.cfg.Limits, late, func(x *parse.Exchange) {
 		f.counts.Calls++
+		s.told.Calls++
 		f.cfg.Emit(&s.Stream, x)
 	})
 	for d := range s.dir {
@@ -178,12 +200,14 @@ func (f *Flow) add(s *stream, n parse.Counts) {
 	}
 	s.counted = n
 	f.counts.Unanswered += n.Unanswered - old.Unanswered
+	s.told.Unanswered += n.Unanswered - old.Unanswered
 	f.counts.Malformed += n.Malformed - old.Malformed
 	f.lose(s, s.index, n.Lost-old.Lost)
 }
 
 // lose counts calls that can't be told any more. index is of the protocol, -1 where it is unknown.
 func (f *Flow) lose(s *stream, index int, n uint64) {
+	s.told.Lost += n
 	if s.Client {
 		f.counts.LostClient += n
 	} else {

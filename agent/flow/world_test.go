@@ -23,11 +23,13 @@ type world struct {
 	// sent and got are requests by name.
 	sent  int
 	calls []string
+	told  map[chunk.StreamID]Told
+	ends  map[chunk.ConnID]Told // by the connection that a stream had
 	muted []chunk.StreamID
 }
 
 func newWorld(t *testing.T, seed uint64, lose float64) *world {
-	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 1)), lose: lose}
+	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 1)), lose: lose, told: map[chunk.StreamID]Told{}, ends: map[chunk.ConnID]Told{}}
 	w.flow = New(Config{
 		Emit: func(s *Stream, x *parse.Exchange) {
 			if !x.Seen() {
@@ -40,10 +42,19 @@ func newWorld(t *testing.T, seed uint64, lose float64) *world {
 			}
 			w.calls = append(w.calls, x.Request.Target)
 		},
+		Settled: func(s *Stream, n Told) {
+			w.told[s.ID], w.ends[s.Conn] = w.told[s.ID].plus(n), w.ends[s.Conn].plus(n)
+		},
 		Mute: func(id chunk.StreamID) { w.muted = append(w.muted, id) },
 	})
 	return w
 }
+
+func (t Told) plus(n Told) Told {
+	return Told{t.Calls + n.Calls, t.Lost + n.Lost, t.Unanswered + n.Unanswered}
+}
+
+func (t Told) sum() uint64 { return t.Calls + t.Lost + t.Unanswered }
 
 func field(m *parse.Message, name string) string {
 	for _, f := range m.Header {
@@ -60,22 +71,29 @@ type wire struct {
 	id     chunk.StreamID
 	client bool
 	fresh  bool
+	conn   chunk.ConnID // 0 while no socket is known
 	offset [2]uint64
 	heads  [2]uint32
 	seq    [2]uint32
 }
 
 func (w *world) dial(id int, client bool) *wire {
-	return &wire{world: w, id: chunk.StreamID(id), client: client, fresh: true}
+	return &wire{world: w, id: chunk.StreamID(id), client: client, fresh: true, conn: chunk.ConnID(id)}
 }
 
 func (w *wire) chunk(kind chunk.Kind, d chunk.Direction) chunk.Chunk {
 	w.clock += time.Millisecond
-	c := chunk.Chunk{Kind: kind, Direction: d, Stream: w.id, Conn: chunk.ConnID(w.id), Time: w.clock}
+	c := chunk.Chunk{Kind: kind, Direction: d, Stream: w.id, Conn: w.conn, Time: w.clock}
 	if w.fresh {
 		c.Flags |= chunk.Fresh
 	}
-	c.Local, c.Remote = netip.MustParseAddrPort("127.0.0.1:8080"), netip.MustParseAddrPort("127.0.0.1:40000")
+	if w.conn == 0 {
+		c.Flags |= chunk.Unbound
+		return c
+	}
+	c.ConnBirth = time.Duration(w.conn)
+	c.Local = netip.MustParseAddrPort("127.0.0.1:8080")
+	c.Remote = netip.AddrPortFrom(c.Local.Addr(), 40000+uint16(w.conn))
 	if w.client {
 		c.Local, c.Remote = c.Remote, c.Local
 	}

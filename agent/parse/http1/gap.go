@@ -12,6 +12,9 @@ func (p *Parser) Gap(side parse.Side, bytes uint64, heads uint32, at time.Durati
 		return
 	}
 	h := &p.half[side&1]
+	if heads == 0 && h.state == skip && p.late && p.requests+p.responses == 0 {
+		return // the rest of what began before the stream was joined
+	}
 	if h.peek && heads > 0 {
 		// What seemed a body was none: the request had been a HEAD.
 		p.endMessage(h, true)
@@ -95,7 +98,7 @@ func (p *Parser) cut(h *half) {
 
 // missedResponse accounts for a response whose head was hit.
 func (p *Parser) missedResponse() {
-	if p.late && p.requests == 0 {
+	if p.late && !p.asked {
 		return
 	}
 	ordinal := p.responses
@@ -113,14 +116,18 @@ func (p *Parser) missed(h *half, heads uint64) {
 	h.state = skip
 	p.uncertain()
 	if h.side == parse.Responses {
-		if !p.late || p.requests > 0 {
+		if !p.late || p.asked {
 			p.responses += heads
 		}
 		return
 	}
 	p.disown()
-	// Every response that came without a request proves one, even where the kernel saw fewer begin.
-	n := max(heads, p.orphans)
+	// Every response that came without a request proves one, even where the kernel saw fewer begin. On a stream that was
+	// joined late it may answer a request from before.
+	n := heads
+	if !p.late {
+		n = max(heads, p.orphans)
+	}
 	if n > heads {
 		p.pipelines()
 	}

@@ -21,10 +21,12 @@ func (p *Parser) begin(h *half) {
 		p.requests++
 		return
 	}
-	if p.responses > p.requests {
-		// More responses than requests: an interim one in a gap was counted, or one was unsolicited (408).
+	if p.responses > p.requests || p.late && !p.asked {
+		// More responses than requests: an interim one in a gap was counted, or one was unsolicited (408). And where a
+		// stream was joined late, what was asked before its first request was answered before, if it takes turns.
 		p.responses, p.orphans = p.requests, 0
 	}
+	p.asked = true
 	ordinal := p.requests
 	p.requests++
 	if len(p.calls) >= p.limits.Open {
@@ -42,7 +44,7 @@ func (p *Parser) begin(h *half) {
 // pair finds the request that the final response in h answers; h.call stays nil where that is not certain.
 func (p *Parser) pair(h *half) {
 	h.call = nil
-	if p.late && p.requests == 0 {
+	if p.late && !p.asked {
 		return // answers a request from before the stream was joined
 	}
 	p.disown()
@@ -259,7 +261,7 @@ func (p *Parser) finish() {
 	}
 	p.disown()
 	p.settle()
-	if p.responses != p.requests {
+	if p.late || p.responses != p.requests { // on a late stream a response may answer a request from before
 		p.doubtful()
 	}
 	p.confirm()

@@ -110,6 +110,7 @@ type Parser struct {
 	pipelined bool // a response began when a later request had begun
 	ambiguous bool // pairing is impossible for the rest of the connection
 	late      bool // the stream was joined after its first byte
+	asked     bool // a request was seen to begin
 	lateDue   bool // the first pair of a late stream is still to come
 	switched  bool
 	sound     bool // at least one head was read
