@@ -40,7 +40,12 @@ type patient struct {
 
 func startPatient(tp *tap, layer string, url string) *patient {
 	tp.t.Helper()
-	c := tp.command("python3", "-c", keepAlive, layer, url[strings.LastIndexByte(url, ':')+1:])
+	return startScript(tp, keepAlive, layer, url[strings.LastIndexByte(url, ':')+1:])
+}
+
+func startScript(tp *tap, script string, args ...string) *patient {
+	tp.t.Helper()
+	c := tp.command("python3", append([]string{"-c", script}, args...)...)
 	in, err := c.StdinPipe()
 	if err != nil {
 		tp.t.Fatal(err)
