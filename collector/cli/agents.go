@@ -21,7 +21,7 @@ func agentsVerb(w World) *cobra.Command {
 	var out output
 	cmd := &cobra.Command{
 		Use: "agents", Short: "List agents: coverage, loss, probes, clocks", Args: cobra.NoArgs,
-		Example: "  spile agents\n  spile agents -o json | jq '.health.uncovered'",
+		Example: "  spile agents\n  spile agents -o json | jq '.health.coverage[] | select(.reason)'",
 	}
 	at.flags(cmd.Flags(), w)
 	out.flags(cmd.Flags())
@@ -38,7 +38,7 @@ func agentsVerb(w World) *cobra.Command {
 func printAgents(w World, items []*v1.Agent) error {
 	t := newTable(w, false, column{head: "NODE", max: 32}, column{head: "STATE"}, column{head: "LAST SEEN"}, column{head: "CALLS", right: true},
 		column{head: "REFUSED", right: true}, column{head: "LOST", right: true}, column{head: "CLOCK", right: true}, column{head: "PROBES", right: true},
-		column{head: "UNCOVERED", right: true}, column{head: "VERSION"}, column{head: "KERNEL"})
+		column{head: "COVERAGE", right: true}, column{head: "UNCOVERED", right: true}, column{head: "VERSION"}, column{head: "KERNEL"})
 	now := w.Now()
 	for _, a := range items {
 		state := cell{"connected", green}
@@ -46,9 +46,10 @@ func printAgents(w World, items []*v1.Agent) error {
 			state = cell{"away", red}
 		}
 		h := a.GetHealth()
+		sum := totals(h)
 		if err := t.Add(cell{a.GetNode(), bold}, state, text(ago(now, a.GetLastSeen())), text(number(a.GetCalls())), text(number(a.GetRefused())),
 			lostCell(h), skewCell(a.GetSkewSeconds()), text(fmt.Sprintf("%d/%d", attached(h), len(h.GetProbes()))),
-			countCell(len(h.GetCoverage())), text(orDash(h.GetVersion())), text(orDash(h.GetKernel()))); err != nil {
+			shareCell(sum.share()), countCell(uncovered(h)), text(orDash(h.GetVersion())), text(orDash(h.GetKernel()))); err != nil {
 			return err
 		}
 	}
@@ -58,43 +59,15 @@ func printAgents(w World, items []*v1.Agent) error {
 	return printTrouble(w, items)
 }
 
-// printTrouble says what agents cannot see, and why.
-func printTrouble(w World, items []*v1.Agent) error {
-	t := newTable(w, false, column{head: "NODE", max: 32}, column{head: "NOT SEEN", max: 48}, column{head: "WHY"})
+// uncovered counts the processes of which something is not seen.
+func uncovered(h *v1.Health) int {
 	n := 0
-	for _, a := range items {
-		for _, p := range a.GetHealth().GetProbes() {
-			if p.GetReason() == "" {
-				continue
-			}
-			n++
-			if err := t.Add(text(a.GetNode()), text(p.GetLibrary()+" "+p.GetPath()), text(p.GetReason())); err != nil {
-				return err
-			}
-		}
-		for _, u := range a.GetHealth().GetCoverage() {
-			n++
-			if err := t.Add(text(a.GetNode()), text(uncoveredName(u)), text(u.GetReason())); err != nil {
-				return err
-			}
+	for _, w := range workloads([]*v1.Agent{{Health: h}}) {
+		for _, g := range w.gaps {
+			n += len(g.pids)
 		}
 	}
-	if n == 0 {
-		return nil
-	}
-	if _, err := fmt.Fprintln(w.Stdout); err != nil {
-		return err
-	}
-	return t.Flush()
-}
-
-// uncoveredName names a process whose TLS is not decoded.
-func uncoveredName(u *v1.Coverage) string {
-	name := fmt.Sprintf("%s (pid %d)", orDash(u.GetProcess()), u.GetPid())
-	if u.GetTlsBytes() > 0 {
-		name += ", " + size(u.GetTlsBytes()) + " of TLS"
-	}
-	return name
+	return n
 }
 
 func attached(h *v1.Health) int {
@@ -110,7 +83,8 @@ func attached(h *v1.Health) int {
 func lostCell(h *v1.Health) cell {
 	var lost uint64
 	for _, c := range h.GetCounts() {
-		if c.GetLost() {
+		// What processes are not covered for has a column of its own.
+		if c.GetLost() && c.GetStage() != coverageStage {
 			lost += c.GetValue()
 		}
 	}

@@ -206,11 +206,6 @@ func (l *live) agent(a *v1.Agent) error {
 			lines = append(lines, "not seen: "+p.GetLibrary()+" "+p.GetPath()+": "+p.GetReason())
 		}
 	}
-	for _, u := range h.GetCoverage() {
-		// Without its bytes, which change.
-		name := uncoveredName(&v1.Coverage{Pid: u.GetPid(), Process: u.GetProcess()})
-		lines = append(lines, "not seen: TLS of "+name+": "+u.GetReason())
-	}
 	for _, text := range lines {
 		if !l.first(text) {
 			continue
@@ -219,7 +214,12 @@ func (l *live) agent(a *v1.Agent) error {
 			return err
 		}
 	}
-	return nil
+	return tellGaps(a, func(key, text string) error {
+		if !l.first("gap " + key) {
+			return nil
+		}
+		return l.note(faint, "%s", text)
+	})
 }
 
 // first tells whether a thing was not said before. What was said is forgotten rather than held without bound.

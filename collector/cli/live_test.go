@@ -68,7 +68,7 @@ func TestLiveTellsEachThingOnce(t *testing.T) {
 	if err := l.show(&v1.Finding{Id: "f:1", Rule: "r", Severity: "high", State: "open"}); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"# watching everything on n (hooks: socket=tp_btf)", "# not seen: gnutls /l: not supported", "# not seen: TLS of node\ufffd (pid 7): static",
+	want := []string{"# watching everything on n (hooks: socket=tp_btf)", "# not seen: gnutls /l: not supported", "# not decoded: node\ufffd (pid 7): static",
 		"# finding (low) r", "# finding (high) r"}
 	got := strings.Split(strings.TrimSpace(out.String()), "\n")
 	if len(got) != len(want) {
