@@ -91,7 +91,9 @@ func Libraries() []Library {
 		Functions: []Function{
 			{Symbol: "crypto/tls.(*Conn).Read", Enter: "go_read_enter", Exit: "go_read_exit", Required: true},
 			{Symbol: "crypto/tls.(*Conn).Write", Enter: "go_write_enter", Required: true},
-			{Symbol: "crypto/tls.(*Conn).handshakeContext", Enter: "go_handshake_enter", Exit: "go_handshake_exit"},
+			// Not Handshake: every Read and Write passes through that.
+			{Symbol: "crypto/tls.(*Conn).clientHandshake", Enter: "go_handshake_enter", Exit: "go_handshake_exit"},
+			{Symbol: "crypto/tls.(*Conn).serverHandshake", Enter: "go_handshake_enter", Exit: "go_handshake_exit"},
 		},
 	}}
 }

@@ -1,0 +1,215 @@
+package probe
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spile/spile/agent/target"
+	"github.com/spile/spile/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// goTalk is a server and its clients in one program: each client connection has its own port in the path, and the server
+// answers with the port that it sees.
+const goTalk = `package main
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+func main() {
+	connections, _ := strconv.Atoi(os.Args[1])
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, port, _ := net.SplitHostPort(r.RemoteAddr)
+		fmt.Fprintf(w, "port %s\n%s", port, strings.Repeat("z", 3000))
+	}))
+	server.EnableHTTP2 = os.Args[2] == "h2"
+	server.StartTLS()
+	address := server.Listener.Addr().String()
+	var all sync.WaitGroup
+	for range connections {
+		all.Go(func() {
+			conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
+			if err != nil {
+				panic(err)
+			}
+			own := conn.LocalAddr().(*net.TCPAddr).Port
+			client := http.Client{Transport: &http.Transport{DialTLS: func(string, string) (net.Conn, error) { return conn, nil }}}
+			for i := range 5 {
+				res, err := client.Get(fmt.Sprintf("https://x/%d/%d", own, i))
+				if err != nil {
+					panic(err)
+				}
+				body, _ := io.ReadAll(res.Body)
+				if !strings.HasPrefix(string(body), fmt.Sprintf("port %d\n", own)) {
+					panic(string(body))
+				}
+			}
+			conn.Close()
+		})
+	}
+	all.Wait()
+	server.Close()
+}
+`
+
+func buildGo(t testing.TB, args ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(goTalk), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	build := exec.Command("go", append(append([]string{"build"}, args...), "-o", "talk", "main.go")...)
+	build.Dir = dir
+	build.Env = append(os.Environ(), "GO111MODULE=off", "GOFLAGS=")
+	if strings.Contains(strings.Join(args, " "), "external") {
+		build.Env = append(build.Env, "CGO_ENABLED=1")
+	}
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v: %s", err, out)
+	}
+	return filepath.Join(dir, "talk")
+}
+
+// TestGoEndToEnd captures both ends of a Go program's own connections, in every way that Go links: each stream has the
+// port that its bytes say, from the first byte to the last.
+func TestGoEndToEnd(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root to load programs")
+	}
+	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		t.Fatalf("ip: %v: %s", err, out)
+	}
+	for _, mode := range []struct {
+		name string
+		args []string
+	}{{"static", nil}, {"pie", []string{"-buildmode=pie"}}, {"stripped", []string{"-ldflags=-s -w"}}, {"external", []string{"-ldflags=-linkmode=external"}}} {
+		t.Run(mode.name, func(t *testing.T) {
+			const connections = 40
+			path := buildGo(t, mode.args...)
+			var self unix.Stat_t
+			if err := unix.Stat("/proc/self/ns/net", &self); err != nil {
+				t.Fatal(err)
+			}
+			objects, err := bpf.Load(bpf.Options{Select: bpf.Selector{Include: bpf.Rules{NetNS: []uint32{uint32(self.Ino)}}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { objects.Close() })
+			r := registry(t, objects, DefaultTimes())
+			handle, err := os.Open(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer handle.Close()
+			file, found := target.DescribeProgram(target.NewCache(target.DefaultBudget()), target.Libraries(), path, handle)
+			if !found || file.Problem != nil {
+				t.Fatalf("found %v: %v", found, file.Problem)
+			}
+			r.Use(target.Process{PID: 1}, file)
+			if s := r.List(); len(s) != 1 || s[0].Phase != Attached {
+				t.Fatalf("%+v", s)
+			}
+			reader, err := objects.Reader()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer reader.Close()
+			if out, err := exec.Command(path, fmt.Sprint(connections), "h1").CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			checkGo(t, objects, reader, connections)
+		})
+	}
+}
+
+type goStream struct {
+	local, remote uint16
+	sent, got     bytes.Buffer
+	flags         uint8
+	closed        bool
+}
+
+func checkGo(t *testing.T, objects *bpf.Objects, reader *bpf.Reader, connections int) {
+	t.Helper()
+	const tls, fresh, unbound = 2, 1, 32
+	streams := map[uint64]*goStream{}
+	var record bpf.Record
+	for quiet, deadline := 0, time.Now().Add(10*time.Second); quiet < 30 && time.Now().Before(deadline); {
+		err := reader.Read(&record)
+		if errors.Is(err, bpf.ErrDrained) {
+			quiet++
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		quiet = 0
+		e := record.Event
+		if e.Kind != bpf.EventData && e.Kind != bpf.EventClose || e.Layer != tls {
+			continue
+		}
+		s := streams[e.Stream]
+		if s == nil {
+			s = &goStream{local: e.LocalPort, remote: e.RemotePort}
+			streams[e.Stream] = s
+		}
+		s.closed = s.closed || e.Kind == bpf.EventClose
+		s.flags |= e.Flags
+		if e.Kind == bpf.EventData && e.Direction == 1 {
+			s.sent.Write(record.Data)
+		} else if e.Kind == bpf.EventData {
+			s.got.Write(record.Data)
+		}
+		if e.Flags&unbound != 0 || e.Flags&fresh == 0 || e.LocalPort != s.local || e.RemotePort != s.remote {
+			t.Errorf("flags %#x, ports %d and %d of a stream of %d and %d", e.Flags, e.LocalPort, e.RemotePort, s.local, s.remote)
+		}
+	}
+	if len(streams) != 2*connections {
+		t.Errorf("%d streams, want both ends of %d", len(streams), connections)
+	}
+	for _, s := range streams {
+		requests, answers, port := s.sent.String(), s.got.String(), s.local
+		if strings.HasPrefix(requests, "HTTP/") {
+			requests, answers, port = answers, requests, s.remote
+		}
+		if n := strings.Count(requests, fmt.Sprintf("GET /%d/", port)); n != 5 {
+			t.Errorf("%d requests of port %d, want 5: %.80q", n, port, requests)
+		}
+		if n := strings.Count(answers, fmt.Sprintf("port %d\n", port)); n != 5 || !strings.Contains(answers, strings.Repeat("z", 3000)) {
+			t.Errorf("%d answers to port %d, want 5: %.80q", n, port, answers)
+		}
+		if !s.closed {
+			t.Errorf("the stream of port %d does not end", port)
+		}
+	}
+	list, err := objects.Coverage()
+	if err != nil || len(list) != 1 || list[0].DecodedBytes != list[0].TLSBytes || list[0].UnboundBytes != 0 {
+		t.Errorf("coverage %+v, %v; want all decoded and bound", list, err)
+	}
+	counts, err := objects.Counts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range counts {
+		if c.Lost && c.Value != 0 {
+			t.Errorf("lost %s %d", c.Name, c.Value)
+		}
+	}
+}
