@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/spile/spile/agent/target"
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
 
@@ -41,14 +42,14 @@ func (a *agent) health() *v1.Health {
 	if err != nil {
 		a.log.Warn("read the coverage of processes", "error", err)
 	}
-	bytes := map[uint32]uint64{}
+	var undecoded []target.Traffic
 	for _, c := range list {
-		if c.TLSBytes > c.DecodedBytes {
-			bytes[c.TGID] = c.TLSBytes - c.DecodedBytes
+		if c.TLSBytes > c.DecodedBytes || c.QUICBytes > 0 {
+			undecoded = append(undecoded, target.Traffic{PID: c.TGID, Start: c.Start, Undecoded: c.TLSBytes - min(c.TLSBytes, c.DecodedBytes), QUIC: c.QUICBytes, KTLS: c.KTLS, Ended: c.Ended})
 		}
 	}
-	for _, u := range t.explain.Explain(bytes) {
-		h.Coverage = append(h.Coverage, &v1.Coverage{Pid: u.PID, Process: u.Process, Reason: u.Reason, TlsBytes: u.TLSBytes})
+	for _, u := range t.explain.Explain(undecoded) {
+		h.Coverage = append(h.Coverage, &v1.Coverage{Pid: u.PID, Process: u.Process, Reason: u.Reason, TlsBytes: u.TLSBytes, QuicBytes: u.QUICBytes})
 	}
 	return h
 }

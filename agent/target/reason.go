@@ -2,181 +2,176 @@ package target
 
 import (
 	"cmp"
-	"fmt"
-	"os"
-	"path"
 	"slices"
-	"strings"
+	"sync"
+	"time"
 )
 
-// Uncovered is a process that talks TLS and is not decoded.
+// Traffic is what the kernel knows of a process that moved bytes which nobody decoded.
+type Traffic struct {
+	PID       uint32
+	Start     time.Duration // of the process, since boot; 0 = not known
+	Undecoded uint64        // bytes in TLS on the wire that no probe explains
+	QUIC      uint64        // bytes of UDP payload on sockets that carry QUIC
+	KTLS      bool          // the kernel encrypts for a socket of it
+	Ended     bool
+}
+
+// Uncovered is a process that talks TLS or QUIC and is not decoded, or not all of it.
 type Uncovered struct {
-	PID      uint32
-	Process  string
-	Reason   string // one sentence for a person
-	TLSBytes uint64
-}
-
-// implementation is a TLS library that Spile knows of and does not decode.
-type implementation struct {
-	name  string
-	files []string // patterns of the name of a mapped file
-}
-
-// implementations is the table of names behind the reasons. The first match names the reason.
-func implementations() []implementation {
-	return []implementation{
-		{"Java's own TLS (JSSE)", []string{"libjvm.so"}},
-		{"GnuTLS", []string{"libgnutls.so*"}},
-		{"NSS", []string{"libssl3.so", "libnss3.so", "libnspr4.so"}},
-		{"BoringSSL inside netty-tcnative", []string{"libnetty_tcnative*.so*"}},
-		{"BoringSSL inside Conscrypt", []string{"libconscrypt*.so*"}},
-		{"Mbed TLS", []string{"libmbedtls.so*"}},
-		{"wolfSSL", []string{"libwolfssl.so*"}},
-		{"s2n-tls", []string{"libs2n.so*"}},
-		{"rustls (C interface)", []string{"librustls.so*", "librustls_ffi.so*"}},
-		{"Botan", []string{"libbotan-*.so*"}},
-		{"MatrixSSL", []string{"libmatrixssl.so*", "libssl_s.so*"}},
-	}
+	PID       uint32
+	Start     time.Duration
+	Process   string
+	Reason    string // one line for a person
+	TLSBytes  uint64
+	QUICBytes uint64
 }
 
 // ProbeState says what became of the probes of a file: known = it was handed on, reason = why it is not attached.
 type ProbeState func(id Identity) (known, attached bool, reason string)
 
-// Explainer names reasons from facts. It never guesses: what it cannot tell it calls unknown.
+// Explainer names reasons from facts. It never guesses: what it cannot tell it calls unknown. It remembers what it
+// found, so that a process which has ended keeps its reason, and is safe for concurrent use.
 type Explainer struct {
 	Proc      string
 	Cache     *Cache
 	Libraries []Library
 	Probe     ProbeState
+
+	mu       sync.Mutex
+	told     map[life]*told
+	searches map[stamp]*search
+	stacks   []stack
+	finder   *finder
 }
 
-// maxExplained bounds one answer; the processes with the most bytes come first.
-const maxExplained = 256
+// life names a process for good, as the kernel's side does.
+type life struct {
+	pid   uint32
+	start time.Duration
+}
 
-// Explain turns the kernel's count of TLS bytes that nobody decoded, by process, into reasons, most bytes first.
-func (e *Explainer) Explain(tlsBytes map[uint32]uint64) []Uncovered {
-	list := make([]Uncovered, 0, len(tlsBytes))
-	for pid, n := range tlsBytes {
-		list = append(list, Uncovered{PID: pid, TLSBytes: n})
+// told is what was found out about a process.
+type told struct {
+	looked, asked time.Time
+	sight         sight
+	undecoded     uint64 // when it was looked at
+	// attachedAt is how many bytes were undecoded when a library of it was first seen attached. More of them since
+	// then did not pass before that.
+	attached   bool
+	attachedAt uint64
+	grown      bool
+	ended      bool
+}
+
+const (
+	// maxExplained bounds how many processes are looked at in one round; those with the most bytes come first.
+	maxExplained = 256
+	// roundTime bounds one round, and searchTime its search for texts: a report must not wait for them.
+	roundTime  = time.Second
+	searchTime = 300 * time.Millisecond
+	// lookAgain is how long a look is good for where something may have changed, and lookAnyway where nothing has.
+	lookAgain   = 3 * time.Second
+	lookAnyway  = 30 * time.Second
+	forgetAfter = 2 * time.Minute
+	maxTold     = 1 << 14
+)
+
+// Explain names the reasons of processes, most bytes first. A process that there was no time for is named as such; its
+// turn comes in one of the next rounds.
+func (e *Explainer) Explain(traffic []Traffic) []Uncovered {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.told == nil {
+		e.told, e.searches = map[life]*told{}, map[stamp]*search{}
+		e.stacks = stacks()
+		e.finder = newFinder(marks(e.stacks))
 	}
-	slices.SortFunc(list, func(a, b Uncovered) int {
-		return cmp.Or(cmp.Compare(b.TLSBytes, a.TLSBytes), cmp.Compare(a.PID, b.PID))
+	now := time.Now()
+	rows := slices.Clone(traffic)
+	slices.SortFunc(rows, func(a, b Traffic) int {
+		return cmp.Or(cmp.Compare(b.Undecoded, a.Undecoded), cmp.Compare(b.QUIC, a.QUIC), cmp.Compare(a.PID, b.PID), cmp.Compare(a.Start, b.Start))
 	})
-	list = list[:min(len(list), maxExplained)]
-	for i := range list {
-		list[i].Process, list[i].Reason = e.reason(list[i].PID)
+	round := round{end: now.Add(roundTime), search: now.Add(searchTime)}
+	for i, t := range e.due(rows, now) {
+		if i == maxExplained || time.Now().After(round.end) {
+			break
+		}
+		e.lookAt(t, now, round)
 	}
+	list := make([]Uncovered, 0, len(rows))
+	for _, t := range rows {
+		u := Uncovered{PID: t.PID, Start: t.Start, TLSBytes: t.Undecoded, QUICBytes: t.QUIC}
+		k := e.told[life{t.PID, t.Start}]
+		if k != nil {
+			k.asked = now
+			u.Process = k.sight.process
+		}
+		u.Reason = reasonOf(t, k)
+		list = append(list, u)
+	}
+	e.forget(now)
 	return list
 }
 
-func (e *Explainer) reason(pid uint32) (process, reason string) {
-	_, _, exe, err := exeOf(e.Proc, pid)
-	if err != nil {
-		if _, _, gone := readProcess(e.Proc, pid); gone != nil {
-			return "", "the process has ended; what did its TLS is unknown"
-		}
-		return "", fmt.Sprintf("what does its TLS is unknown: %v", err)
-	}
-	process = path.Base(exe)
-	mappings, err := e.mappings(pid)
-	if err != nil {
-		return process, fmt.Sprintf("what does its TLS is unknown: its memory map cannot be read (%v); give the agent CAP_SYS_PTRACE", reword(err))
-	}
-	decoded, problem := e.decodable(pid, mappings)
-	if problem != "" {
-		return process, problem
-	}
-	others := append(e.builtIn(pid), e.mapped(mappings)...)
-	switch {
-	case decoded != "" && len(others) > 0:
-		return process, fmt.Sprintf("%s is decoded in this process, but it also carries %s, which is not decoded yet", decoded, strings.Join(others, " and "))
-	case decoded != "":
-		return process, fmt.Sprintf("%s is decoded in this process; these bytes passed before it was attached, through a function of the library that is not probed (a BIO, as openssl s_server -www uses), or on connections that could not be matched to it", decoded)
-	case len(others) > 0:
-		return process, fmt.Sprintf("TLS by %s is not decoded yet", strings.Join(others, " or "))
-	}
-	return process, "what does its TLS is unknown: no known library is mapped, and the executable shows no TLS functions (it may be linked statically and stripped)"
-}
+// round is when one round has to stop.
+type round struct{ end, search time.Time }
 
-func (e *Explainer) mappings(pid uint32) ([]mapping, error) {
-	f, err := os.Open(procPath(e.Proc, pid, "maps"))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readMappings(f)
-}
-
-// decodable finds a library from the table and asks what became of its probes.
-func (e *Explainer) decodable(pid uint32, mappings []mapping) (name, problem string) {
-	for _, m := range mappings {
-		for _, lib := range e.Libraries {
-			if !lib.matches(m.path) {
-				continue
-			}
-			handle, err := openMapped(e.Proc, pid, m)
-			if err != nil {
-				return "", fmt.Sprintf("%s is not decoded: %v", lib.Name, err)
-			}
-			file := Describe(e.Cache, lib, m.path, handle)
-			handle.Close()
-			if file.Problem != nil {
-				return "", fmt.Sprintf("%s is not decoded: %v", lib.Name, file.Problem)
-			}
-			known, attached, reason := e.Probe(file.ID)
-			switch {
-			case attached:
-				name = lib.Name
-			case known:
-				return "", fmt.Sprintf("%s is not decoded: %s", lib.Name, reason)
-			default:
-				return "", fmt.Sprintf("%s (%s) was only just found; it is attached within seconds", lib.Name, m.path)
-			}
+// due lists whom to look at: who was never looked at, then whose look is the oldest.
+func (e *Explainer) due(rows []Traffic, now time.Time) []Traffic {
+	var never, again []Traffic
+	for _, t := range rows {
+		k := e.told[life{t.PID, t.Start}]
+		switch {
+		case t.Ended || t.Undecoded == 0 && t.QUIC == 0 && !t.KTLS:
+		case k == nil:
+			never = append(never, t)
+		case k.ended:
+		case now.Sub(k.looked) >= lookAnyway, now.Sub(k.looked) >= lookAgain && (k.sight.fleeting() || k.undecoded != t.Undecoded):
+			again = append(again, t)
 		}
 	}
-	return name, ""
+	slices.SortStableFunc(again, func(a, b Traffic) int {
+		return e.told[life{a.PID, a.Start}].looked.Compare(e.told[life{b.PID, b.Start}].looked)
+	})
+	return append(never, again...)
 }
 
-// mapped names the known libraries among the mapped files.
-func (e *Explainer) mapped(mappings []mapping) []string {
-	var names []string
-	for _, known := range implementations() {
-		found := slices.ContainsFunc(mappings, func(m mapping) bool {
-			return slices.ContainsFunc(known.files, func(pattern string) bool {
-				ok, _ := path.Match(pattern, path.Base(m.path))
-				return ok
-			})
-		})
-		if found {
-			names = append(names, known.name)
+// lookAt looks at a process and remembers what it saw.
+func (e *Explainer) lookAt(t Traffic, now time.Time, r round) {
+	key := life{t.PID, t.Start}
+	k := e.told[key]
+	if k == nil {
+		k = &told{}
+		if len(e.told) >= maxTold {
+			for old := range e.told {
+				delete(e.told, old) // any one will do: it is looked at again
+				break
+			}
+		}
+		e.told[key] = k
+	}
+	k.looked, k.asked, k.undecoded = now, now, t.Undecoded
+	saw, ended := e.see(t, k.grown, r.search)
+	if k.ended = ended; ended {
+		return
+	}
+	k.sight = saw
+	if len(saw.decoded) == 0 {
+		k.attached, k.grown = false, false
+		return
+	}
+	if !k.attached {
+		k.attached, k.attachedAt = true, t.Undecoded
+	}
+	k.grown = t.Undecoded > k.attachedAt
+}
+
+// forget lets go of processes that nobody has asked about for a while.
+func (e *Explainer) forget(now time.Time) {
+	for key, k := range e.told {
+		if now.Sub(k.asked) >= forgetAfter {
+			delete(e.told, key)
 		}
 	}
-	return names
-}
-
-// builtIn names what the executable itself carries.
-func (e *Explainer) builtIn(pid uint32) []string {
-	f, err := os.Open(procPath(e.Proc, pid, "exe"))
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	s, err := stampOf(f)
-	if err != nil {
-		return nil
-	}
-	facts, err := e.Cache.executable(f, s)
-	if err != nil {
-		return nil
-	}
-	switch {
-	case facts.Go != nil && facts.Go.TLS == Yes:
-		return []string{"Go's crypto/tls (" + cmp.Or(facts.Go.Version, "before go1.18") + ")"}
-	case facts.Go != nil && facts.Go.TLS == Unknown:
-		return []string{"a Go program (" + cmp.Or(facts.Go.Version, "before go1.18") + ") that could not be searched for crypto/tls"}
-	case facts.StaticTLS != "":
-		return []string{"OpenSSL or BoringSSL linked into the executable"}
-	}
-	return nil
 }

@@ -1,0 +1,153 @@
+package target
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// sight is what a look at a process showed.
+type sight struct {
+	process   string
+	fault     string   // why nothing could be seen
+	decoded   []string // libraries with probes
+	problems  []string // sentences about libraries that should have probes and have none
+	others    []string // implementations that nothing is known to decode
+	unprobed  []string // functions that move plain bytes past the probes, and that the program imports
+	narrow    bool     // a 32-bit program
+	packed    bool
+	searching bool // its files are not all searched
+	cut       bool // a file was too large to search all of it
+}
+
+// fleeting reports whether the next look may show something else though nothing has moved since.
+func (s *sight) fleeting() bool { return s.searching || s.fault != "" || len(s.problems) > 0 }
+
+// onlyDecoded reports whether the process has nothing but libraries with probes.
+func (s *sight) onlyDecoded() bool {
+	return len(s.decoded) > 0 && len(s.problems) == 0 && len(s.others) == 0
+}
+
+// clockTick is the unit of /proc/PID/stat: USER_HZ is 100 on every architecture that Go runs on.
+const clockTick = 10 * time.Millisecond
+
+// see looks at a process. unexplained says that a library of it is attached, and bytes pass by it all the same.
+func (e *Explainer) see(t Traffic, unexplained bool, until time.Time) (s sight, ended bool) {
+	s = e.gather(t, unexplained, until)
+	// What was read is about this process only if it is still there.
+	p, parent, err := readProcess(e.Proc, t.PID)
+	if err != nil || t.Start != 0 && p.Start != uint64(t.Start/clockTick) {
+		return sight{}, true
+	}
+	if s.process == "" && s.fault == "" {
+		// No executable: a thread of the kernel (they descend from 2, and know no program), or one that nobody waited for.
+		if parent != 2 {
+			return sight{}, true
+		}
+		s.fault = "it is a thread of the kernel"
+	}
+	return s, false
+}
+
+func (e *Explainer) gather(t Traffic, unexplained bool, until time.Time) (s sight) {
+	exe, err := os.Open(procPath(e.Proc, t.PID, "exe"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return s
+	} else if err != nil {
+		s.fault = fmt.Sprintf("its executable cannot be opened (%v); give the agent CAP_SYS_PTRACE", reword(err))
+		return s
+	}
+	defer exe.Close()
+	// The path of the open file, not of the link: the process may run another program by now.
+	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(exe.Fd())))
+	if err != nil {
+		s.fault = "the path of its executable cannot be read: " + err.Error()
+		return s
+	}
+	name = strings.TrimSuffix(name, " (deleted)")
+	s.process = path.Base(name)
+	if t.Undecoded == 0 {
+		return s // nothing to explain that the kernel has not said
+	}
+	mappings, err := e.mappings(t.PID)
+	if err != nil {
+		s.fault = fmt.Sprintf("its memory map cannot be read (%v); give the agent CAP_SYS_PTRACE", reword(err))
+		return s
+	}
+	head := make([]byte, 8)
+	if n, _ := exe.ReadAt(head, 0); isNarrow(head[:n]) {
+		s.narrow = true
+	}
+	e.fromTable(&s, t.PID, mappings)
+	e.builtIn(&s, name, exe)
+	e.known(&s, t.PID, mappings)
+	if len(s.problems) == 0 && len(s.others) == 0 && (len(s.decoded) == 0 || unexplained) {
+		e.searchAll(&s, t.PID, exe, mappings, until)
+	}
+	if len(s.decoded) > 0 {
+		s.unprobed = e.imports(exe)
+	}
+	return s
+}
+
+func (e *Explainer) mappings(pid uint32) ([]mapping, error) {
+	f, err := os.Open(procPath(e.Proc, pid, "maps"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return readMappings(f)
+}
+
+// fromTable finds the libraries that Spile decodes, and asks what became of their probes.
+func (e *Explainer) fromTable(s *sight, pid uint32, mappings []mapping) {
+	for _, m := range mappings {
+		for _, lib := range e.Libraries {
+			if lib.Where != SharedObject || !lib.matches(m.path) {
+				continue
+			}
+			if s.narrow {
+				add(&s.others, lib.Name)
+				break
+			}
+			handle, err := openMapped(e.Proc, pid, m)
+			if err != nil {
+				add(&s.problems, fmt.Sprintf("%s is not decoded: %v", lib.Name, err))
+				break
+			}
+			e.judge(s, Describe(e.Cache, lib, m.path, handle))
+			handle.Close()
+			break
+		}
+	}
+}
+
+// judge sorts a file by what became of its probes.
+func (e *Explainer) judge(s *sight, f File) {
+	if f.Problem != nil {
+		add(&s.problems, fmt.Sprintf("%s is not decoded: %v", f.Library, f.Problem))
+		return
+	}
+	switch known, attached, reason := e.Probe(f.ID); {
+	case attached:
+		add(&s.decoded, f.Library)
+	case known:
+		add(&s.problems, fmt.Sprintf("%s is not decoded: %s", f.Library, cmp.Or(reason, "no probe is attached, and no reason is known")))
+	default:
+		add(&s.problems, fmt.Sprintf("%s (%s) was only just found; it is attached within seconds", f.Library, f.Path))
+	}
+}
+
+// add appends a text once.
+func add(list *[]string, text string) {
+	if !slices.Contains(*list, text) {
+		*list = append(*list, text)
+	}
+}

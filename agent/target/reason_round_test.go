@@ -1,0 +1,174 @@
+package target
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestExplainIsBoundedAndOrdered(t *testing.T) {
+	needRoot(t)
+	var traffic []Traffic
+	for i := range uint32(maxExplained + 50) {
+		traffic = append(traffic, Traffic{PID: 1<<30 + i, Undecoded: 1 + uint64(i), QUIC: 5})
+	}
+	e := explainer(unknownToProbe)
+	got := e.Explain(traffic)
+	if len(got) != len(traffic) || got[0].TLSBytes != maxExplained+50 || got[1].TLSBytes != maxExplained+49 || got[0].QUICBytes != 5 {
+		t.Fatalf("%d answers, the first %+v", len(got), got[0])
+	}
+	for i, u := range got {
+		want := endedUnseen
+		if i >= maxExplained {
+			want = notYet
+		}
+		if u.Reason != want+"; "+quicReason {
+			t.Fatalf("answer %d: %q", i, u.Reason)
+		}
+	}
+	// The rest has its turn in the next round, though the others still have more bytes.
+	for i, u := range e.Explain(traffic) {
+		if !strings.HasPrefix(u.Reason, endedUnseen) {
+			t.Fatalf("second round, answer %d: %q", i, u.Reason)
+		}
+	}
+}
+
+// A process with QUIC or kTLS is told as that, beside what is known of its TLS.
+func TestExplainQUICAndKTLS(t *testing.T) {
+	needRoot(t)
+	c := python(t, nil)
+	decoded := copyFile(t, systemLibrary(t), filepath.Join(t.TempDir(), "libssl.so.3"))
+	c.load(t, decoded)
+	e := explainer(func(Identity) (bool, bool, string) { return true, true, "" })
+	for _, tc := range []struct {
+		name    string
+		traffic Traffic
+		want    string
+	}{
+		{"QUIC alone", Traffic{QUIC: 9}, quicReason},
+		{"kTLS alone", Traffic{KTLS: true}, kernelReason},
+		{"kTLS and TLS", Traffic{KTLS: true, Undecoded: 9}, "OpenSSL is decoded in this process, but " + kernelReason},
+		{"kTLS and QUIC", Traffic{KTLS: true, QUIC: 9}, kernelReason + "; " + quicReason},
+		{"nothing", Traffic{}, ""},
+	} {
+		tc.traffic.PID = c.pid()
+		e.soon()
+		got := e.Explain([]Traffic{tc.traffic})
+		if got[0].Reason != tc.want || tc.want != "" && !strings.HasPrefix(got[0].Process, "python3") {
+			t.Errorf("%s: %+v, want %q", tc.name, got, tc.want)
+		}
+	}
+	e.soon()
+	got := e.Explain([]Traffic{{PID: c.pid(), Undecoded: 9, QUIC: 9}})
+	if !strings.HasPrefix(got[0].Reason, "OpenSSL is decoded in this process; ") || !strings.HasSuffix(got[0].Reason, "; "+quicReason) {
+		t.Errorf("TLS and QUIC: %+v", got)
+	}
+}
+
+// Bytes that come after the library was attached did not pass before that.
+func TestExplainSeesThatBytesGrow(t *testing.T) {
+	needRoot(t)
+	c := python(t, nil)
+	c.load(t, copyFile(t, systemLibrary(t), filepath.Join(t.TempDir(), "libssl.so.3")))
+	attached := false
+	e := explainer(func(Identity) (bool, bool, string) { return true, attached, "it is being attached" })
+	for i, step := range []struct {
+		attached  bool
+		undecoded uint64
+		before    bool // "before it was attached" is among the reasons
+	}{{false, 100, false}, {true, 200, true}, {true, 200, true}, {true, 201, false}, {true, 201, false}} {
+		attached = step.attached
+		e.soon()
+		got := e.Explain([]Traffic{{PID: c.pid(), Undecoded: step.undecoded}})
+		if strings.Contains(got[0].Reason, "before it was attached") != step.before || strings.Contains(got[0].Reason, "OpenSSL is decoded") != step.attached {
+			t.Errorf("step %d: %s", i, got[0].Reason)
+		}
+	}
+}
+
+// What was learnt of a process outlives it; its successor under the same id is another process.
+func TestExplainKnowsTheDead(t *testing.T) {
+	needRoot(t)
+	c := python(t, nil)
+	p, _, err := readProcess("/proc", c.pid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := explainer(unknownToProbe)
+	alive := Traffic{PID: c.pid(), Start: time.Duration(p.Start)*clockTick + 3*time.Millisecond, Undecoded: 4}
+	other := alive
+	other.Start += time.Hour
+	if got := e.Explain([]Traffic{other}); got[0].Reason != endedUnseen || got[0].Process != "" {
+		t.Errorf("another process under the id: %+v", got)
+	}
+	before := e.Explain([]Traffic{alive})
+	if !strings.HasPrefix(before[0].Process, "python3") || strings.Contains(before[0].Reason, "ended") {
+		t.Fatalf("alive: %+v", before)
+	}
+	c.Process.Kill()
+	c.Wait()
+	want := before[0].Reason + "; the process has ended"
+	e.soon()
+	if got := e.Explain([]Traffic{alive}); got[0].Reason != want || got[0].Process != before[0].Process {
+		t.Errorf("gone, but not said by the kernel: %+v, want %q", got, want)
+	}
+	alive.Ended = true
+	if got := e.Explain([]Traffic{alive}); got[0].Reason != want {
+		t.Errorf("ended: %+v, want %q", got, want)
+	}
+	unseen := Traffic{PID: alive.PID, Start: alive.Start + 1, Undecoded: 1, Ended: true}
+	if got := e.Explain([]Traffic{unseen}); got[0].Reason != endedUnseen {
+		t.Errorf("ended unseen: %+v", got)
+	}
+	for _, k := range e.told {
+		k.asked = time.Now().Add(-forgetAfter)
+	}
+	if e.Explain(nil); len(e.told) != 0 {
+		t.Errorf("still remembered: %d", len(e.told))
+	}
+}
+
+// A process is not read again while nothing can have changed.
+func TestExplainLooksSeldom(t *testing.T) {
+	needRoot(t)
+	c := python(t, nil)
+	e := explainer(unknownToProbe)
+	looked := func(undecoded uint64) time.Time {
+		e.Explain([]Traffic{{PID: c.pid(), Undecoded: undecoded}})
+		return e.told[life{c.pid(), 0}].looked
+	}
+	ask(t, e, c.pid())
+	first := looked(1)
+	if again := looked(2); again != first {
+		t.Error("looked at twice within a moment")
+	}
+	past := time.Now().Add(-lookAgain)
+	e.told[life{c.pid(), 0}].looked = past
+	if again := looked(1); again != past {
+		t.Error("looked at again though nothing moved")
+	}
+	if again := looked(2); again == past {
+		t.Error("not looked at again though bytes moved")
+	}
+	past = time.Now().Add(-lookAnyway)
+	e.told[life{c.pid(), 0}].looked = past
+	if again := looked(2); again == past {
+		t.Error("never looked at again")
+	}
+}
+
+func TestExplainKernelThread(t *testing.T) {
+	proc := newFakeProc(t, 90)
+	if err := os.WriteFile(filepath.Join(proc.dir, "stat"), []byte("90 (kworker) S 2"+strings.Repeat(" 0", 17)+" 5 0\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	e := explainer(unknownToProbe)
+	e.Proc = filepath.Dir(proc.dir)
+	got := e.Explain([]Traffic{{PID: 90, Undecoded: 1}})
+	if got[0].Reason != "what does its TLS is unknown: it is a thread of the kernel" {
+		t.Errorf("%+v", got)
+	}
+}
