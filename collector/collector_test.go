@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
 
@@ -16,6 +18,7 @@ type (
 		Service, Method, Route, State string
 		Calls                         uint64
 		Statuses, Auth                map[string]uint64
+		Coverage                      *float64
 	}
 	findingLine struct {
 		ID, Rule, Service, Route string
@@ -40,7 +43,10 @@ func TestCallsInInventoryAndFindingsOut(t *testing.T) {
 	a := r.agent("n1", 1)
 	leak := shopCall("3", "/users/3", 200)
 	leak.Auth = &v1.Auth{Scheme: "api_key", Location: "query", Name: "access_token", Credential: "h:0123456789abcdef01234567"}
-	receipt := a.calls(shopCall("1", "/users/1/orders", 200), shopCall("2", "/users/2/orders", 404), leak, shopCall("4", "/nothing", 404))
+	// The coverage of the process that served the newest call; of the other endpoint nobody says.
+	first, newest := shopCall("1", "/users/1/orders", 200), shopCall("2", "/users/2/orders", 404)
+	first.Destination.Coverage, newest.Destination.Coverage = proto.Float64(0.25), proto.Float64(0.999)
+	receipt := a.calls(first, newest, leak, shopCall("4", "/nothing", 404))
 	if receipt.GetSeq() != 1 || receipt.GetRejected() != 0 {
 		t.Fatalf("receipt: %v", receipt)
 	}
@@ -57,6 +63,11 @@ func TestCallsInInventoryAndFindingsOut(t *testing.T) {
 		active := byRoute(t, r)
 		if e := active["GET /users/{id}/orders"]; e.Statuses["200"] != 1 || e.Statuses["404"] != 1 || e.Auth["bearer"] != 2 || e.State != "active" {
 			t.Errorf("%s: %+v", when, e)
+		} else if e.Coverage == nil || *e.Coverage != 0.999 || active["GET /users/{id}"].Coverage != nil {
+			t.Errorf("%s: coverage %v, %+v", when, e.Coverage, active)
+		}
+		if out := ok(t, "endpoints", "--data", r.data); !strings.Contains(out, " 99.9%  curl") || !strings.Contains(out, " ?  curl") {
+			t.Errorf("%s: endpoints: %s", when, out)
 		}
 		if _, shown := active["GET /nothing"]; shown || byRoute(t, r, "--all")["GET /nothing"].State != "candidate" {
 			t.Errorf("%s: a path that never existed: %+v", when, active)
@@ -107,14 +118,14 @@ func TestStatusAgentsAndSinksTell(t *testing.T) {
 		Counts: []*v1.Count{{Stage: "kernel", Name: "events", Value: 12}, {Stage: "kernel", Name: "ring_full", Value: 3, Lost: true}},
 		Probes: []*v1.Probe{{Library: "openssl", Path: "/lib/libssl.so.3", State: "attached"}, {Library: "openssl", Path: "/opt/libssl.so", State: "failed", Reason: "no symbol SSL_read"}},
 		// What a host under attack could say of itself.
-		Coverage: []*v1.Coverage{{Pid: 42, Process: "node\x1b[31m", Reason: "BoringSSL without symbols"}},
+		Coverage: []*v1.Coverage{{Pid: 42, Process: "node\x1b[31m", Reason: "BoringSSL without symbols", TlsBytes: 4000, DecodedBytes: 1000}},
 	})
 	var out string
 	until(t, "the health report of a collector that has loaded", func() bool {
 		out = ok(t, "status", "--data", r.data)
 		return strings.Contains(out, "tp_btf") && !strings.Contains(out, "loading")
 	})
-	for _, want := range []string{"1 of 1 connected", "netns=self", "events 12; lost: ring_full 3", "1 of 2 attached", "no symbol SSL_read", "pid 42", "BoringSSL without symbols", "up to date"} {
+	for _, want := range []string{"1 of 1 connected", "netns=self", "events 12; lost: ring_full 3", "1 of 2 attached", "no symbol SSL_read", "1.0kB of 4.0kB of TLS decoded, 25.0%", "[31m  42       4.0kB    1.0kB  25.0%  BoringSSL without symbols", "up to date"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("status does not say %q:\n%s", want, out)
 		}

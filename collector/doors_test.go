@@ -112,7 +112,8 @@ func TestMetrics(t *testing.T) {
 	for range maxMetricCounts {
 		counts = append(counts, &v1.Count{Stage: "x", Name: "many"})
 	}
-	a.health(&v1.Health{Counts: counts, Rungs: map[string]string{"socket": "tp_btf"}})
+	counts = append([]*v1.Count{coverageCount("tls_bytes", 70), coverageCount("decoded_bytes", 60), coverageCount("unbound_bytes", 5), coverageCount("quic_bytes", 4)}, counts...)
+	a.health(&v1.Health{Counts: counts, Rungs: map[string]string{"socket": "tp_btf"}, Coverage: []*v1.Coverage{{Process: "node", TlsBytes: 50, DecodedBytes: 40}}})
 	var page string
 	until(t, "the agent's counts", func() bool {
 		_, page = get(t, "http://"+r.web+"/metrics", "")
@@ -121,6 +122,9 @@ func TestMetrics(t *testing.T) {
 	for _, want := range []string{
 		`spile_build_info{version="test"} 1`, `spile_calls_received_total 1`, `spile_agent_connected{node="n1"} 1`, `spile_agent_calls_total{node="n1"} 1`,
 		`spile_agent_seen_total{name="events",node="n1",stage="kernel"} 12`, `spile_agent_lost_total{node="n1",reason="ring_full",stage="kernel"} 3`,
+		`spile_tls_bytes_total{node="n1"} 70`, `spile_tls_decoded_bytes_total{node="n1"} 60`, `spile_tls_unbound_bytes_total{node="n1"} 5`,
+		`spile_quic_bytes_total{node="n1"} 4`, `spile_workload_tls_bytes{node="n1",process="node",workload="node"} 50`,
+		`spile_workload_tls_decoded_bytes{node="n1",process="",workload="other"} 20`,
 		`spile_agent_rung_info{ladder="socket",node="n1",rung="tp_btf"} 1`, `spile_sink_delivered_total{sink="siem"} 0`,
 		`spile_agent_seen_total{name="\\",node="n1",stage="flow\n\""} 1`, "spile_go_goroutines ", "spile_process_resident_memory_bytes ",
 	} {

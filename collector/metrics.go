@@ -39,8 +39,9 @@ type exporter struct {
 	from sources
 
 	info, agents, received, refused, duplicates, services, endpoints, findings, lag, bytes, stage metric
-	connected, skew, calls, nodeRefused, seen, lost, probes, uncovered, rung, omitted             metric
+	connected, skew, calls, nodeRefused, seen, lost, probes, rung, omitted                        metric
 	delivered, backlog, errors                                                                    metric
+	coverage                                                                                      coverageMetrics
 }
 
 func newExporter(from sources) *exporter {
@@ -65,12 +66,12 @@ func newExporter(from sources) *exporter {
 		seen:        family(counter, "agent_seen_total", "What a stage of the agent counted as seen.", "node", "stage", "name"),
 		lost:        family(counter, "agent_lost_total", "What a stage of the agent lost, by reason.", "node", "stage", "reason"),
 		probes:      family(gauge, "agent_probes", "Files with probes, by state.", "node", "state"),
-		uncovered:   family(gauge, "agent_uncovered_processes", "Processes whose TLS is not decoded.", "node"),
 		rung:        family(gauge, "agent_rung_info", "Rung in use on each ladder of hooks.", "node", "ladder", "rung"),
 		omitted:     family(gauge, "metrics_omitted", "Series left out to keep this page bounded."),
 		delivered:   family(counter, "sink_delivered_total", "Findings that the sink took.", "sink"),
 		backlog:     family(gauge, "sink_backlog", "Findings that wait for the sink.", "sink"),
 		errors:      family(counter, "sink_errors_total", "Failed deliveries.", "sink"),
+		coverage:    newCoverageMetrics(),
 	}
 }
 
@@ -137,7 +138,7 @@ func (e *exporter) agent(page *page, a *v1.Agent) {
 	page.add(e.skew, a.GetSkewSeconds(), node)
 	page.add(e.calls, float64(a.GetCalls()), node)
 	page.add(e.nodeRefused, float64(a.GetRefused()), node)
-	page.add(e.uncovered, float64(len(h.GetCoverage())), node)
+	e.coverage.collect(page, node, h)
 	for _, c := range page.bounded(h.GetCounts()) {
 		if c.GetLost() {
 			page.add(e.lost, float64(c.GetValue()), node, c.GetStage(), c.GetName())
@@ -162,6 +163,8 @@ type page struct {
 	out     chan<- prometheus.Metric
 	once    map[string]bool
 	omitted int
+	// workloads are those with series of their own so far.
+	workloads int
 }
 
 func (p *page) bounded(counts []*v1.Count) []*v1.Count {
