@@ -91,5 +91,5 @@ func oneLine(err error) string {
 			return '?'
 		}
 		return c
-	}, err.Error())
+	}, strings.ReplaceAll(err.Error(), "\n", "; "))
 }

@@ -5,8 +5,12 @@ import (
 	"time"
 )
 
-// retries are the times after an exec at which the dynamic linker has probably mapped more.
-func retries() []time.Duration {
+// retries are the times after an exec at which the dynamic linker has probably mapped more. Where the kernel tells of
+// mappings, one late look is left, for what was mapped while nothing could be told.
+func retries(told bool) []time.Duration {
+	if told {
+		return []time.Duration{time.Second}
+	}
 	return []time.Duration{5 * time.Millisecond, 50 * time.Millisecond, 300 * time.Millisecond, time.Second}
 }
 
@@ -18,20 +22,36 @@ const crowded = 512
 const maxPlanned = 8192
 
 type planned struct {
-	at  time.Time
-	pid uint32
+	at   time.Time
+	pid  uint32
+	once bool
 }
 
 // agenda is the looks that are planned, earliest first.
-type agenda struct{ looks plannedHeap }
+type agenda struct {
+	looks plannedHeap
+	soon  map[uint32]bool // processes with a look that was asked for with once
+}
 
-func (a *agenda) add(pid uint32, now time.Time) {
-	for i, after := range retries() {
+func (a *agenda) add(pid uint32, now time.Time, times []time.Duration) {
+	for i, after := range times {
 		if i == 0 && len(a.looks) > crowded || len(a.looks) >= maxPlanned {
 			continue
 		}
-		heap.Push(&a.looks, planned{now.Add(after), pid})
+		heap.Push(&a.looks, planned{at: now.Add(after), pid: pid})
 	}
+}
+
+// once plans a look unless one is planned in this way already: a program may map files faster than anybody can look.
+func (a *agenda) once(pid uint32, at time.Time) {
+	if a.soon[pid] || len(a.looks) >= maxPlanned {
+		return
+	}
+	if a.soon == nil {
+		a.soon = map[uint32]bool{}
+	}
+	a.soon[pid] = true
+	heap.Push(&a.looks, planned{at: at, pid: pid, once: true})
 }
 
 // wait is how long until the first look.
@@ -46,7 +66,11 @@ func (a *agenda) wait(now time.Time) time.Duration {
 func (a *agenda) due(now time.Time) []uint32 {
 	var pids []uint32
 	for len(a.looks) > 0 && !a.looks[0].at.After(now) {
-		pids = append(pids, heap.Pop(&a.looks).(planned).pid)
+		p := heap.Pop(&a.looks).(planned)
+		if p.once {
+			delete(a.soon, p.pid)
+		}
+		pids = append(pids, p.pid)
 	}
 	return pids
 }

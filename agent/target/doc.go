@@ -5,18 +5,26 @@
 // tells people why a process that talks TLS is not decoded (Explainer).
 //
 //	start scan ─┐
-//	exec event ─┼▶ /proc/PID/maps ─▶ table of libraries ─▶ open, verify, read ELF ─▶ File{fd, build-id, sites} ─▶ Sink
-//	reconcile  ─┘       (a process is read again 5 ms, 50 ms, 300 ms and 1 s after its exec, because
-//	                     libraries are mapped after the kernel says "exec")
+//	exec event ─┤                   ┌▶ /proc/PID/maps ─▶ the table, by name ─┐
+//	mapping ────┼▶ is it selected? ─┤                                        ├▶ open, verify, read ELF ─▶ File ─▶ Sink
+//	reconcile  ─┤                   └▶ /proc/PID/exe ──▶ what it carries ────┘
+//	unbound ────┘
+//
+// The kernel tells of each executable mapping as it is made (perf MMAP2 records), so that a library is known within a
+// millisecond of its mapping. The records are about every process of the host: one whose file name is not in the table
+// is dropped where it is read, and one of a process outside the selection before anything of that process is opened.
+// Where perf events are refused, a process is read again 5 ms, 50 ms, 300 ms and 1 s after its exec instead, and
+// MappingRung says "poll".
 //
 // Everything here was made by the watched program: its paths, its links, its ELF files. So nothing follows a path as
 // root without asking the kernel to stay inside the process's root, every file is verified after it was opened, and an
 // ELF reader has a budget of bytes and time. The reader takes an io.ReaderAt and can move to a process without rights.
 //
-// Who owns what: the Watcher's goroutine owns the list of processes; a File's handle belongs to the Watcher and is
+// Who owns what: the Watcher's goroutine owns the list of processes; a second one, which ends with Run, reads the rings
+// of mappings and hands on over a bounded channel; a File's handle belongs to the Watcher and is
 // closed when Sink.Use returns; Selection owns the descriptors of cgroups and namespaces until Close.
 //
-// What is lost when: a library that is mapped and gone between two looks is never seen (counted nowhere: nobody saw
-// it); the calls of a process before its library was attached are unseen; a file that breaks the budget is reported as
+// What is lost when: mappings that the kernel or the channel has no room for are counted, and everything is looked at
+// again within a second; a library that is mapped and gone between two looks is never seen; the calls of a process before its library was attached are unseen; a file that breaks the budget is reported as
 // failed with that reason.
 package target

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -14,13 +17,32 @@ import (
 // watched is what the Watcher knows about one process.
 type watched struct {
 	Process
-	parent uint32
-	exe    Verdict
-	judged bool
-	space  []byte                  // /proc/PID/statm at the last look: mapping a library changes it
-	looks  int                     // since the address space was last read
-	files  map[bpf.FileID]Identity // as mapped → as handed on
+	parent   uint32
+	exe      Verdict
+	judged   bool
+	space    []byte              // /proc/PID/statm at the last look: mapping a library changes it
+	looks    int                 // since the address space was last read
+	read     time.Time           // when that was
+	files    map[bpf.FileID]held // as mapped → as handed on
+	searched bool                // whether the executable was looked into
+	own      held                // the executable, where it carries a library
+	asked    bool                // for the libraries on demand
 }
+
+// held is a file that was handed on for a process.
+type held struct {
+	id     Identity
+	path   string
+	only   uint32
+	told   time.Time // when; zero = it was not
+	probed bool      // what is not is handed on again later
+}
+
+// retell is when a file that is not probed is handed on again: the host may have been short of something.
+const retell = 20 * time.Second
+
+// stale reports whether the file is to be handed on now.
+func (h held) stale() bool { return !h.probed && time.Since(h.told) >= retell }
 
 // rereadAfter is how many unchanged looks are trusted before the address space is read anyway.
 const rereadAfter = 10
@@ -44,12 +66,12 @@ func (w *Watcher) look(pid uint32, fresh bool, kernel bpf.FileID) {
 		ok = false
 	}
 	if !ok {
-		p = &watched{Process: key, files: map[bpf.FileID]Identity{}}
+		p = &watched{Process: key, files: map[bpf.FileID]held{}}
 		w.processes[pid] = p
 	}
 	p.parent = parent
 	if fresh {
-		p.judged, p.space = false, nil
+		p.judged, p.space, p.searched, p.asked = false, nil, false, false
 	}
 	if w.config.Selection.JudgesExe() && !p.judged {
 		w.judge(p, kernel)
@@ -58,14 +80,38 @@ func (w *Watcher) look(pid uint32, fresh bool, kernel bpf.FileID) {
 		w.dropAll(p)
 		return
 	}
+	if !p.searched {
+		w.search(p)
+	}
 	space, err := os.ReadFile(procPath(w.config.Proc, pid, "statm"))
 	p.looks++
 	if err == nil && bytes.Equal(space, p.space) && p.looks < rereadAfter {
 		return
 	}
+	p.read = time.Now()
 	if err := w.read(p); err == nil {
 		p.space, p.looks = space, 0
 	}
+	if !p.own.told.IsZero() && p.own.stale() {
+		p.searched = false
+	}
+}
+
+// demand hands on the libraries that are probed only where somebody asks for them.
+func (w *Watcher) demand(pid uint32) {
+	p, ok := w.processes[pid]
+	if !ok {
+		w.look(pid, false, bpf.FileID{})
+		if p, ok = w.processes[pid]; !ok {
+			return
+		}
+	}
+	if p.asked {
+		return
+	}
+	w.counts.unbound.Add(1)
+	p.asked, p.space = true, nil
+	w.look(pid, false, bpf.FileID{})
 }
 
 func (p *watched) lineageIn(all map[uint32]*watched) func([]uint32) bool {
@@ -101,20 +147,20 @@ func (w *Watcher) read(p *watched) error {
 	mapped := map[bpf.FileID]bool{}
 	for _, m := range mappings {
 		for _, lib := range w.config.Libraries {
-			if !lib.matches(m.path) {
+			if !lib.matches(m.path) && !(p.asked && lib.OnDemand && lib.named(m.path)) {
 				continue
 			}
 			mapped[m.id] = true
-			if _, ok := p.files[m.id]; !ok {
+			if p.files[m.id].stale() {
 				w.handOnMapped(p, lib, m)
 			}
 			break
 		}
 	}
-	for id, real := range p.files {
-		if !mapped[id] {
-			delete(p.files, id)
-			w.config.Sink.Drop(p.Process, real)
+	for as, h := range p.files {
+		if !mapped[as] {
+			delete(p.files, as)
+			w.letGo(p, h)
 		}
 	}
 	return nil
@@ -122,20 +168,49 @@ func (w *Watcher) read(p *watched) error {
 
 func (w *Watcher) handOnMapped(p *watched, lib Library, m mapping) {
 	handle, err := openMapped(w.config.Proc, p.PID, m)
+	file := File{ID: Identity{Dev: m.id.Dev, Ino: m.id.Ino}, Library: lib.Name, Path: m.path, Problem: err}
+	if err == nil {
+		defer handle.Close()
+		file = Describe(w.config.Cache, lib, m.path, handle)
+	} else if now, _, gone := readProcess(w.config.Proc, p.PID); gone != nil || now != p.Process {
+		return // a process that has ended has no files that matter
+	}
+	if lib.OnDemand {
+		file.Only = p.PID
+	}
+	old := p.files[m.id]
+	delete(p.files, m.id)
+	p.files[m.id] = w.handOn(p, old, file)
+}
+
+// search looks into the program itself, which may carry a library.
+func (w *Watcher) search(p *watched) {
+	p.searched = true
+	// A magic link: it leads to the inode that runs, whatever lies at its path now.
+	handle, err := openRegular(unix.AT_FDCWD, procPath(w.config.Proc, p.PID, "exe"), 0)
 	if err != nil {
-		// A process that has ended meanwhile has no files that matter.
-		if now, _, gone := readProcess(w.config.Proc, p.PID); gone != nil || now != p.Process {
-			return
-		}
-		id := Identity{Dev: m.id.Dev, Ino: m.id.Ino}
-		p.files[m.id] = id
-		w.handOn(p.Process, File{ID: id, Library: lib.Name, Path: m.path, Problem: err})
+		w.disown(p) // a kernel thread, or gone; the Explainer says where it may not be opened
 		return
 	}
 	defer handle.Close()
-	file := Describe(w.config.Cache, lib, m.path, handle)
-	p.files[m.id] = file.ID
-	w.handOn(p.Process, file)
+	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(handle.Fd())))
+	if err != nil {
+		name = procPath(w.config.Proc, p.PID, "exe")
+	}
+	file, found := DescribeProgram(w.config.Cache, w.config.Libraries, strings.TrimSuffix(name, " (deleted)"), handle)
+	if !found {
+		w.disown(p)
+		return
+	}
+	old := p.own
+	p.own = held{}
+	p.own = w.handOn(p, old, file)
+}
+
+func (w *Watcher) disown(p *watched) {
+	own := p.own
+	p.own = held{}
+	w.letGo(p, own)
 }
 
 // handOnPath hands on a file of the own root on behalf of the agent.
@@ -150,15 +225,57 @@ func (w *Watcher) handOnPath(lib Library, path string, seen map[Identity]bool) {
 		return // a linker script or another architecture's library: no program here maps it
 	}
 	seen[file.ID] = true
-	w.handOn(Process{}, file)
+	if !w.wellKnown[file.ID] {
+		w.uses[file.ID]++
+	}
+	w.tellSink(Process{}, file)
 }
 
-func (w *Watcher) handOn(p Process, f File) {
+// handOn tells the Sink of a file of a process, which knew it as h.
+func (w *Watcher) handOn(p *watched, h held, f File) held {
+	if !h.told.IsZero() && h.id != f.ID {
+		w.letGo(p, h)
+		h = held{}
+	}
+	if h.told.IsZero() {
+		w.uses[f.ID]++
+	}
+	return held{id: f.ID, path: f.Path, only: f.Only, told: time.Now(), probed: w.tellSink(p.Process, f)}
+}
+
+func (w *Watcher) tellSink(p Process, f File) bool {
 	w.counts.files.Add(1)
 	if f.Problem != nil {
 		w.counts.filesFailed.Add(1)
 	}
-	w.config.Sink.Use(p, f)
+	return w.config.Sink.Use(p, f)
+}
+
+// letGo takes back what was handed on. The process may still hold the same file under another name of the kernel's.
+func (w *Watcher) letGo(p *watched, h held) {
+	if h.told.IsZero() {
+		return
+	}
+	same := !p.own.told.IsZero() && p.own.id == h.id
+	for _, other := range p.files {
+		same = same || other.id == h.id
+	}
+	if same {
+		w.unuse(h.id)
+		return
+	}
+	w.release(p.Process, h.id)
+}
+
+func (w *Watcher) release(p Process, id Identity) {
+	w.unuse(id)
+	w.config.Sink.Drop(p, id)
+}
+
+func (w *Watcher) unuse(id Identity) {
+	if w.uses[id]--; w.uses[id] <= 0 {
+		delete(w.uses, id)
+	}
 }
 
 // Describe reads an open library, as it is handed on to a Sink.
@@ -186,11 +303,12 @@ func Describe(cache *Cache, lib Library, path string, handle *os.File) File {
 }
 
 func (w *Watcher) dropAll(p *watched) {
-	for id, real := range p.files {
-		delete(p.files, id)
-		w.config.Sink.Drop(p.Process, real)
+	w.disown(p)
+	for as, h := range p.files {
+		delete(p.files, as)
+		w.letGo(p, h)
 	}
-	p.space = nil
+	p.space, p.searched = nil, false
 }
 
 func (w *Watcher) forget(p *watched) {

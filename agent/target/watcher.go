@@ -53,29 +53,43 @@ type Stats struct {
 	Files        uint64 // files handed on
 	FilesFailed  uint64 // files handed on with a Problem
 	VerdictsLost uint64 // verdicts that the kernel did not take: those programs are not watched
+	Mappings     uint64 // mappings of files with a wanted name that the kernel told of
+	MappingsLost uint64 // mappings that could not be told; everything is looked at instead
+	Unbound      uint64 // processes that asked for the libraries on demand
 }
 
 type counters struct {
-	execs, execsDropped, scans, files, filesFailed, verdictsLost atomic.Uint64
+	execs, execsDropped, scans, files, filesFailed, verdictsLost, mappings, mappingsLost, unbound atomic.Uint64
 }
 
-// Watcher finds the files. Scan and Run belong to one goroutine; Exec, Exit and Stats may be called from any.
+// Watcher finds the files. Scan and Run belong to one goroutine; the other methods may be called from any.
 type Watcher struct {
 	config    Config
 	self      uint32
 	events    chan lifeEvent
 	processes map[uint32]*watched
+	uses      map[Identity]int // how often each file was handed on and not dropped
+	wellKnown map[Identity]bool
 	verdicts  map[bpf.FileID]Verdict
 	pending   agenda
+	mapped    mapped
 	counts    counters
 }
 
 type lifeEvent struct {
 	pid   uint32
+	kind  lifeKind
 	exe   bpf.FileID // execs only
 	start uint64     // ticks; exits only
-	exit  bool
 }
+
+type lifeKind uint8
+
+const (
+	execed lifeKind = iota
+	exited
+	unbound
+)
 
 // eventQueue bounds the execs and exits that wait; a build farm starts about 2,000 processes a second.
 const eventQueue = 4096
@@ -84,14 +98,19 @@ const eventQueue = 4096
 func NewWatcher(c Config) *Watcher {
 	return &Watcher{
 		config: c, self: uint32(os.Getpid()), events: make(chan lifeEvent, eventQueue),
-		processes: map[uint32]*watched{}, verdicts: map[bpf.FileID]Verdict{},
+		processes: map[uint32]*watched{}, uses: map[Identity]int{}, wellKnown: map[Identity]bool{},
+		verdicts: map[bpf.FileID]Verdict{}, mapped: newMapped(),
 	}
 }
 
 // Stats returns the counts.
 func (w *Watcher) Stats() Stats {
 	c := &w.counts
-	return Stats{c.execs.Load(), c.execsDropped.Load(), c.scans.Load(), c.files.Load(), c.filesFailed.Load(), c.verdictsLost.Load()}
+	return Stats{
+		Execs: c.execs.Load(), ExecsDropped: c.execsDropped.Load(), Scans: c.scans.Load(), Files: c.files.Load(),
+		FilesFailed: c.filesFailed.Load(), VerdictsLost: c.verdictsLost.Load(), Mappings: c.mappings.Load(),
+		MappingsLost: c.mappingsLost.Load(), Unbound: c.unbound.Load(),
+	}
 }
 
 // Exec says that a process has a new image, which the kernel names exe (zero = unknown). It never waits.
@@ -102,7 +121,13 @@ func (w *Watcher) Exec(pid uint32, exe bpf.FileID) {
 
 // Exit says that a process ended; start is its start since boot. It never waits.
 func (w *Watcher) Exit(pid uint32, start time.Duration) {
-	w.queue(lifeEvent{pid: pid, start: uint64(start / tick), exit: true})
+	w.queue(lifeEvent{pid: pid, kind: exited, start: uint64(start / tick)})
+}
+
+// Unbound says that a process has TLS streams whose socket is unknown: the libraries on demand that it maps are handed
+// on, for this process alone. It never waits, and may be said again and again.
+func (w *Watcher) Unbound(pid uint32) {
+	w.queue(lifeEvent{pid: pid, kind: unbound})
 }
 
 // tick is USER_HZ, in which procfs counts: 100 a second on every architecture we build for.
@@ -124,14 +149,21 @@ func (w *Watcher) Scan() error {
 	for id, v := range w.config.Selection.installed {
 		w.tell(id, v)
 	}
-	w.wellKnown()
+	w.findWellKnown()
 	return w.reconcile()
 }
 
-// Run follows execs and exits until ctx ends.
+// Run follows execs, exits and mappings until ctx ends.
 func (w *Watcher) Run(ctx context.Context) error {
+	w.followMaps()
+	defer w.unfollowMaps()
+	missed := w.mapped.missed
+	w.missedMappings(0) // what was mapped between Scan and now
+	var rested <-chan time.Time
 	reconcile := time.NewTicker(w.config.Reconcile)
 	defer reconcile.Stop()
+	upgrades := time.NewTicker(upgradeEvery)
+	defer upgrades.Stop()
 	due := time.NewTimer(time.Hour)
 	defer due.Stop()
 	for {
@@ -141,11 +173,23 @@ func (w *Watcher) Run(ctx context.Context) error {
 			return nil
 		case e := <-w.events:
 			w.take(e, time.Now())
+		case e := <-w.mapped.events:
+			w.takeMapping(e, time.Now())
+		case <-missed:
+			if err := w.reconcile(); err != nil {
+				return fmt.Errorf("watch processes: %w", err)
+			}
+			missed, rested = nil, time.After(rescanEvery)
+		case <-rested:
+			missed, rested = w.mapped.missed, nil
+		case <-upgrades.C:
+			w.findWellKnown()
 		case <-due.C:
 			for _, pid := range w.pending.due(time.Now()) {
 				w.look(pid, false, bpf.FileID{})
 			}
 		case <-reconcile.C:
+			w.coverCPUs()
 			if err := w.reconcile(); err != nil {
 				return fmt.Errorf("watch processes: %w", err)
 			}
@@ -153,15 +197,21 @@ func (w *Watcher) Run(ctx context.Context) error {
 	}
 }
 
+// upgradeEvery is the time between two looks at what is installed. A process that maps a new file tells of it itself.
+const upgradeEvery = 30 * time.Second
+
 func (w *Watcher) take(e lifeEvent, now time.Time) {
-	if e.exit {
+	switch e.kind {
+	case exited:
 		if p, ok := w.processes[e.pid]; ok && p.Start == e.start {
 			w.forget(p)
 		}
-		return
+	case unbound:
+		w.demand(e.pid)
+	default:
+		w.look(e.pid, true, e.exe)
+		w.pending.add(e.pid, now, retries(w.mapped.perf.Load()))
 	}
-	w.look(e.pid, true, e.exe)
-	w.pending.add(e.pid, now)
 }
 
 // reconcile finds what events did not tell: forks, dlopen, lost events, and processes that are gone.
@@ -183,8 +233,9 @@ func (w *Watcher) reconcile() error {
 	return nil
 }
 
-// wellKnown hands on the libraries of this root, so that even a program that runs for 10 ms is covered.
-func (w *Watcher) wellKnown() {
+// findWellKnown hands on the libraries of this root, so that even a program that runs for 10 ms is covered. What was
+// replaced by an upgrade is let go.
+func (w *Watcher) findWellKnown() {
 	seen := map[Identity]bool{}
 	for _, lib := range w.config.Libraries {
 		for _, pattern := range lib.WellKnown {
@@ -194,4 +245,10 @@ func (w *Watcher) wellKnown() {
 			}
 		}
 	}
+	for id := range w.wellKnown {
+		if !seen[id] {
+			w.release(Process{}, id)
+		}
+	}
+	w.wellKnown = seen
 }

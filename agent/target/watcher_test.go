@@ -288,7 +288,7 @@ func TestQueueNeverWaits(t *testing.T) {
 	var a agenda
 	now := time.Now()
 	for i := range uint32(100_000) {
-		a.add(i, now)
+		a.add(i, now, retries(false))
 	}
 	if len(a.looks) > maxPlanned {
 		t.Errorf("%d looks planned", len(a.looks))
