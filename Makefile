@@ -43,6 +43,10 @@ generate: ## rebuild eBPF objects (clang 14 of Debian 12) and protobuf code
 	$(GO) build -o bin/tools/ google.golang.org/protobuf/cmd/protoc-gen-go google.golang.org/grpc/cmd/protoc-gen-go-grpc github.com/cilium/ebpf/cmd/bpf2go
 	PATH="$$PWD/bin/tools:$$PATH" $(GO) generate ./bpf ./proto/...
 
+matrix: build ## every server and client program of the matrix, 1,000 connections, 5,000 requests/s
+	deploy/packages.sh matrix
+	TEST_SPILE_MATRIX=1 $(GO) test -count=1 -v -timeout 60m ./deploy -run '^(TestMatrix|TestWrongPeer|TestNoLossAt5000)$$'
+
 bench: build ## cost and capacity in one run: nginx alone, with empty probes, with Spile; agent, collector, wire
 	deploy/packages.sh test
 	TEST_SPILE_BENCH=1 $(GO) test -count=1 -v -timeout 20m ./deploy -run TestBench
@@ -61,4 +65,4 @@ fuzz: ## every fuzz target for FUZZTIME each (default 60s)
 clean: ## remove what was built
 	rm -rf bin
 
-.PHONY: help run build test check generate bench vmtest soak fuzz clean
+.PHONY: help run build test check generate matrix bench vmtest soak fuzz clean
