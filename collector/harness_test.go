@@ -262,6 +262,8 @@ func batchOf(first int, paths []string) []*v1.Call {
 		if (first+i)%3 == 0 {
 			c.Auth.Location = "query"
 		}
+		coverage := float64((first+i)*37%1001) / 1000
+		c.Destination.Coverage = &coverage
 		out = append(out, c)
 	}
 	return out

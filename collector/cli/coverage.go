@@ -58,7 +58,7 @@ func totals(h *v1.Health) (sum account) {
 
 // named is where a count of bytes of the coverage stage belongs.
 func (a *account) named(c *v1.Count) *uint64 {
-	if c.GetStage() != coverageStage {
+	if !ofCoverage(c) {
 		return nil
 	}
 	switch c.GetName() {
@@ -74,13 +74,22 @@ func (a *account) named(c *v1.Count) *uint64 {
 	return nil
 }
 
-// text is the line of an agent in a status.
-func (a *account) text() string {
-	tls := "no TLS seen"
-	if a.tls > 0 {
-		tls = fmt.Sprintf("%s of %s of TLS decoded, %s", size(min(a.decoded, a.tls)), size(a.tls), a.share())
+func ofCoverage(c *v1.Count) bool { return c.GetStage() == coverageStage }
+
+// coverageText is the line of an agent in a status: its totals, then what else it counts of its processes.
+func coverageText(h *v1.Health) string {
+	sum := totals(h)
+	text := "no TLS seen"
+	if sum.tls > 0 {
+		text = fmt.Sprintf("%s of %s of TLS decoded, %s", size(min(sum.decoded, sum.tls)), size(sum.tls), sum.share())
 	}
-	return fmt.Sprintf("%s; %s unbound; %s of QUIC", tls, size(a.unbound), size(a.quic))
+	text += fmt.Sprintf("; %s unbound; %s of QUIC", size(sum.unbound), size(sum.quic))
+	for _, c := range h.GetCounts() {
+		if ofCoverage(c) && sum.named(c) == nil && c.GetValue() > 0 {
+			text += fmt.Sprintf("; %s %d", c.GetName(), c.GetValue())
+		}
+	}
+	return text
 }
 
 // share is the decoded part of the TLS bytes, rounded down: it never says all where it is not.

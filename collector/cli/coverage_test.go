@@ -136,9 +136,9 @@ func TestStatusSaysHowMuchIsDecoded(t *testing.T) {
 		t.Errorf("of rows:\n%s", out)
 	}
 	// Rows are bounded; an agent's totals are not.
-	h.Counts = []*v1.Count{count("tls_bytes", 2_000_000_000), count("decoded_bytes", 1_999_999_999), count("unbound_bytes", 0), count("quic_bytes", 1), count("rows_left_out", 3)}
+	h.Counts = []*v1.Count{count("tls_bytes", 2_000_000_000), count("decoded_bytes", 1_999_999_999), count("unbound_bytes", 0), count("quic_bytes", 1), count("processes", 3), count("processes_evicted", 0)}
 	out := said(h)
-	if !strings.Contains(out, "  coverage  2.0GB of 2.0GB of TLS decoded, 99.9%; 0B unbound; 1B of QUIC\n") || !strings.Contains(out, "rows_left_out 3") || strings.Contains(out, "tls_bytes") {
+	if !strings.Contains(out, "  coverage  2.0GB of 2.0GB of TLS decoded, 99.9%; 0B unbound; 1B of QUIC; processes 3\n") || strings.Contains(out, "tls_bytes") {
 		t.Errorf("of totals:\n%s", out)
 	}
 	if out := said(&v1.Health{}); !strings.Contains(out, "no TLS seen; 0B unbound; 0B of QUIC") {
@@ -190,12 +190,16 @@ func FuzzCoverage(f *testing.F) {
 		again.Reason += "x"
 		agents := []*v1.Agent{{Node: process, Health: &v1.Health{Rungs: map[string]string{"a": "b"}, Coverage: []*v1.Coverage{row, again, row}}}, {Node: reason}}
 		var out bytes.Buffer
-		w := World{Stdout: &out, Now: time.Now}
+		now := time.Now()
+		w := World{Stdout: &out, Now: func() time.Time { now = now.Add(gapPatience); return now }}
 		l := &live{world: w, calls: newCallTable(w, true), told: map[string]bool{}}
-		for _, err := range []error{printStatus(w, "here", &v1.GetStatusResponse{}, agents), printAgents(w, agents), l.agent(agents[0])} {
+		for _, err := range []error{printStatus(w, "here", &v1.GetStatusResponse{}, agents), printAgents(w, agents), l.agent(agents[0]), l.agent(agents[0])} {
 			if err != nil {
 				t.Fatal(err)
 			}
+		}
+		if !strings.Contains(out.String(), "# not decoded: ") {
+			t.Errorf("nothing was told:\n%s", out.String())
 		}
 		for line := range strings.Lines(out.String()) {
 			if line = strings.TrimSuffix(line, "\n"); !utf8.ValidString(line) || strings.ContainsFunc(line, func(r rune) bool { return unicode.IsControl(r) || unicode.Is(unicode.Cf, r) }) {

@@ -19,6 +19,9 @@ const (
 	// liveBuffer is how many things may wait for the terminal before readers lag.
 	liveBuffer = 256
 	maxTold    = 10_000
+	// gapPatience is how long something must be missing before it is told: longer than an agent takes from one report to the
+	// next, in which it looks at a new process and attaches to a new file.
+	gapPatience = 6 * time.Second
 )
 
 // live prints what the collector in the data directory sees, as it happens: what is watched, what is not covered and why,
@@ -27,7 +30,9 @@ type live struct {
 	world World
 	calls *callTable
 	// told are the things that are said once.
-	told    map[string]bool
+	told map[string]bool
+	// gaps are what each node's newest report says is missing, since when.
+	gaps    map[string]map[string]time.Time
 	second  time.Time
 	shown   int
 	skipped uint64
@@ -214,12 +219,28 @@ func (l *live) agent(a *v1.Agent) error {
 			return err
 		}
 	}
-	return tellGaps(a, func(key, text string) error {
-		if !l.first("gap " + key) {
+	return l.missing(a)
+}
+
+// missing tells, once each, what has been missing for a while.
+func (l *live) missing(a *v1.Agent) error {
+	now, before, still := l.world.Now(), l.gaps[a.GetNode()], map[string]time.Time{}
+	err := tellGaps(a, func(key, text string) error {
+		since, known := before[key]
+		if !known {
+			since = now
+		}
+		still[key] = since
+		if now.Sub(since) < gapPatience || !l.first("gap "+a.GetNode()+"\x00"+key) {
 			return nil
 		}
 		return l.note(faint, "%s", text)
 	})
+	if l.gaps == nil {
+		l.gaps = map[string]map[string]time.Time{}
+	}
+	l.gaps[a.GetNode()] = still
+	return err
 }
 
 // first tells whether a thing was not said before. What was said is forgotten rather than held without bound.

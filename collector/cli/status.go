@@ -89,11 +89,8 @@ func printStatus(w World, name string, st *v1.GetStatusResponse, agents []*v1.Ag
 		row("  watching", "%s", targets(h))
 		row("  hooks", "%s", rungs(h))
 		row("  probes", "%d of %d attached", attached(h), len(h.GetProbes()))
-		sum := totals(h)
-		row("  coverage", "%s", sum.text())
-		// The line above has its counts of bytes.
-		counts := slices.DeleteFunc(slices.Clone(h.GetCounts()), func(c *v1.Count) bool { return new(account).named(c) != nil })
-		for _, line := range stages(counts) {
+		row("  coverage", "%s", coverageText(h))
+		for _, line := range stages(slices.DeleteFunc(slices.Clone(h.GetCounts()), ofCoverage)) {
 			row("  "+line.stage, "%s", line.text)
 		}
 	}
@@ -168,7 +165,7 @@ func stages(counts []*v1.Count) []stageLine {
 
 // stageRank orders stages as a call passes them; what is not known comes last.
 func stageRank(stage string) int {
-	line := []string{"kernel", "source", "flow", "parse", "call", "origin", "join", "ship", coverageStage, "intake", "journal", "inventory", "detect", "siem"}
+	line := []string{"kernel", "source", "flow", "parse", "call", "origin", "join", "ship", "intake", "journal", "inventory", "detect", "siem"}
 	if i := slices.Index(line, stage); i >= 0 {
 		return i
 	}
