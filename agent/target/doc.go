@@ -21,10 +21,10 @@
 // ELF reader has a budget of bytes and time. The reader takes an io.ReaderAt and can move to a process without rights.
 //
 // Who owns what: the Watcher's goroutine owns the list of processes; a second one, which ends with Run, reads the rings
-// of mappings and hands on over a bounded channel; a File's handle belongs to the Watcher and is
-// closed when Sink.Use returns; Selection owns the descriptors of cgroups and namespaces until Close.
+// of mappings and hands on over a bounded channel; a File's handle belongs to the Watcher and is closed when Sink.Use
+// returns; Selection owns the descriptors of cgroups and namespaces until Close.
 //
 // What is lost when: mappings that the kernel or the channel has no room for are counted, and everything is looked at
-// again within a second; a library that is mapped and gone between two looks is never seen; the calls of a process before its library was attached are unseen; a file that breaks the budget is reported as
-// failed with that reason.
+// again within a second; a library that is mapped and gone between two looks is never seen; the calls of a process
+// before its library was attached are unseen; a file that breaks the budget is reported as failed with that reason.
 package target

@@ -2,7 +2,6 @@ package target
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -283,19 +282,19 @@ func Describe(cache *Cache, lib Library, path string, handle *os.File) File {
 	f := File{Library: lib.Name, Path: path}
 	s, err := stampOf(handle)
 	if err != nil {
-		f.Problem = err
+		f.Problem = cannotRead(lib, path, err)
 		return f
 	}
 	f.ID = s.id
 	facts, err := cache.library(handle, s, lib)
 	if err != nil {
-		f.Problem = fmt.Errorf("read %s: %w; its calls stay unseen", path, err)
+		f.Problem = cannotRead(lib, path, err)
 		return f
 	}
 	f.ID.BuildID = facts.BuildID
 	sites, missing := lib.sites(facts.Places)
 	if missing != "" {
-		f.Problem = fmt.Errorf("read %s: it exports no %s, so it is not the %s that its name says", path, missing, lib.Name)
+		f.Problem = cannotBe(lib, path, missing)
 		return f
 	}
 	f.Sites, f.Handle = sites, handle

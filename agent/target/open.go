@@ -31,9 +31,6 @@ type stamp struct {
 	modified int64
 }
 
-// ErrChanged says that a path leads to another file than the one that was mapped.
-var ErrChanged = errors.New("the path now leads to another file")
-
 // openMapped opens the very file that a process has mapped, deleted or replaced on disk though it may be.
 func openMapped(proc string, pid uint32, m mapping) (*os.File, error) {
 	// The kernel hands out the mapped file itself. Needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN.
@@ -42,20 +39,20 @@ func openMapped(proc string, pid uint32, m mapping) (*os.File, error) {
 		return f, nil
 	}
 	if m.deleted {
-		return nil, fmt.Errorf("open %s, which was deleted after process %d mapped it: %w; give the agent CAP_CHECKPOINT_RESTORE", m.path, pid, reword(err))
+		return nil, cannotOpen(m, pid, err)
 	}
 	root, err := os.OpenFile(procPath(proc, pid, "root"), unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open the root of process %d: %w", pid, reword(err))
+		return nil, cannotOpen(m, pid, err)
 	}
 	defer root.Close()
 	f, err = openRegular(int(root.Fd()), m.path, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
 	if err != nil {
-		return nil, fmt.Errorf("open %s in the root of process %d: %w", m.path, pid, reword(err))
+		return nil, cannotOpen(m, pid, err)
 	}
 	if err := verify(proc, pid, f, m.id); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("open %s in the root of process %d: %w", m.path, pid, err)
+		return nil, cannotOpen(m, pid, err)
 	}
 	return f, nil
 }
@@ -72,7 +69,7 @@ func openRegular(dir int, path string, resolve uint64) (*os.File, error) {
 		return nil, err
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return nil, errors.New("it is not a regular file")
+		return nil, errNotRegular
 	}
 	// procfs reopens the inode itself, so nothing can be put in its place between the two.
 	return os.OpenFile("/proc/self/fd/"+strconv.Itoa(fd), os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
