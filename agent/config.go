@@ -24,6 +24,8 @@ type config struct {
 	key       string
 	targets   list
 	ringBytes int
+	message   int
+	budget    int64
 	hook      string
 	spool     int64
 	output    string
@@ -51,6 +53,8 @@ func (c *config) flags() *flag.FlagSet {
 	f.StringVar(&c.key, "key", "", "`file` with the certificate's private key")
 	f.Var(&c.targets, "target", "what is watched: netns=PATH|self, cgroup=PATH, exe=GLOB, pid=N, port=N, a leading ! excludes;\nvalues of one kind widen, kinds narrow; `selector` may be given many times (default: everything)")
 	f.IntVar(&c.ringBytes, "ring-bytes", 32<<20, "`bytes` of the ring between kernel and agent, a power of two")
+	f.IntVar(&c.message, "message-bytes", 64<<10, "most `bytes` that are copied of one HTTP/1 message; sizes are told all the same")
+	f.Int64Var(&c.budget, "budget-bytes", 0, "most `bytes` a second that are copied from one cgroup; what is over it is counted (0 = no limit)")
 	f.StringVar(&c.hook, "socket-hook", "", "force a `rung` of the socket hooks: tp_btf, kprobe or syscall (default: the best this kernel has)")
 	f.Int64Var(&c.spool, "spool-bytes", 256<<20, "`bytes` of calls kept on disk while the collector is away; the oldest go first, counted")
 	f.StringVar(&c.output, "o", "table", "output `format` of doctor and replay: table or json")
@@ -79,6 +83,12 @@ func (c *config) parse(args []string, env func(string) (string, bool)) ([]string
 	}
 	if c.ringBytes < 1<<16 || c.ringBytes > 1<<30 || c.ringBytes&(c.ringBytes-1) != 0 {
 		return nil, usageError{fmt.Errorf("--ring-bytes %d: want a power of two from 65536 to 1073741824", c.ringBytes)}
+	}
+	if c.message < 1<<10 || c.message > 1<<30 {
+		return nil, usageError{fmt.Errorf("--message-bytes %d: want 1024 to 1073741824", c.message)}
+	}
+	if c.budget < 0 || c.budget > 1<<40 {
+		return nil, usageError{fmt.Errorf("--budget-bytes %d: want 0 (no limit) to 1099511627776", c.budget)}
 	}
 	if c.output != "table" && c.output != "json" {
 		return nil, usageError{fmt.Errorf("-o %s: want table or json", c.output)}

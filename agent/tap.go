@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/spile/spile/agent/chunk"
+	"github.com/spile/spile/agent/coverage"
 	"github.com/spile/spile/agent/origin"
 	"github.com/spile/spile/agent/probe"
 	"github.com/spile/spile/agent/source"
@@ -33,7 +33,9 @@ type tap struct {
 	watcher   *target.Watcher
 	explain   *target.Explainer
 	processes *origin.Cache
+	account   *account
 	ring      *source.Ring
+	asked     map[asking]time.Duration // processes with unbound streams → when they asked last, since boot
 	stop      context.CancelFunc
 	running   sync.WaitGroup
 	log       *slog.Logger
@@ -42,7 +44,7 @@ type tap struct {
 // openTap attaches to what is selected. When it returns, what runs already is covered. The product does not watch itself:
 // kin are its other processes.
 func openTap(ctx context.Context, c config, spec target.Spec, kin []uint32, log *slog.Logger) (_ *tap, err error) {
-	t := &tap{log: log}
+	t := &tap{log: log, asked: map[asking]time.Duration{}}
 	defer func() {
 		if err != nil {
 			t.close()
@@ -52,10 +54,12 @@ func openTap(ctx context.Context, c config, spec target.Spec, kin []uint32, log 
 		return nil, err
 	}
 	if t.objects, err = bpf.Load(bpf.Options{
-		Select:      bpf.Selector{Include: t.selection.Include, Exclude: t.selection.Exclude},
-		RingBytes:   c.ringBytes,
-		SocketRung:  c.hook,
-		ExcludePIDs: kin,
+		Select:       bpf.Selector{Include: t.selection.Include, Exclude: t.selection.Exclude},
+		RingBytes:    c.ringBytes,
+		MessageBytes: c.message,
+		BudgetBytes:  c.budget,
+		SocketRung:   c.hook,
+		ExcludePIDs:  kin,
 	}); err != nil {
 		return nil, err
 	}
@@ -75,10 +79,14 @@ func openTap(ctx context.Context, c config, spec target.Spec, kin []uint32, log 
 		Proc: procfs, Selection: t.selection, Sink: t.probes, Cache: cache, Libraries: target.Libraries(), Reconcile: reconcile,
 		SetExe: t.objects.SetExe,
 	})
+	t.account = &account{
+		table: coverage.New(), read: t.objects.Coverage, explain: t.explain.Explain, owner: t.processes.Lookup, log: log,
+	}
 	if err = t.watcher.Scan(); err != nil {
 		return nil, fmt.Errorf("look at what runs: %w", err)
 	}
 	ctx, t.stop = context.WithCancel(ctx)
+	t.running.Go(func() { t.account.run(ctx) })
 	t.running.Go(func() {
 		if err := t.watcher.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
 			log.Error("the search for programs ended: programs that start from now on may be missed; restart the agent", "error", err)
@@ -102,7 +110,32 @@ func (t *tap) process(p source.Process) {
 // owner fills in what is known of the process at one end.
 func (t *tap) owner(o chunk.Owner, at time.Duration, peer *v1.Peer) {
 	t.processes.Lookup(o, at).Fill(peer)
-	peer.Process = strings.ToValidUTF8(peer.Process, "\uFFFD") // a file name is any bytes; the wire takes only UTF-8
+	peer.Process = clean(peer.Process)
+}
+
+// askAgain is how long after it asked a process with unbound streams asks again: it may have mapped more meanwhile.
+const askAgain = 5 * time.Second
+
+// maxAsking bounds the memory of who asked; beyond it everybody asks once more.
+const maxAsking = 4096
+
+type asking struct {
+	tgid  uint32
+	start time.Duration
+}
+
+// unbound sees to the libraries that a process needs for its TLS streams to find their sockets. It belongs to the ring's
+// goroutine.
+func (t *tap) unbound(o chunk.Owner, at time.Duration) {
+	who := asking{o.TGID, o.Start}
+	if last, asked := t.asked[who]; asked && at-last < askAgain {
+		return
+	}
+	if len(t.asked) >= maxAsking {
+		clear(t.asked)
+	}
+	t.asked[who] = at
+	t.watcher.Unbound(o.TGID)
 }
 
 func (t *tap) mute(s chunk.StreamID) {

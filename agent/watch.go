@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/spile/spile/agent/chunk"
 	"github.com/spile/spile/agent/ship"
 	"github.com/spile/spile/agent/target"
 	v1 "github.com/spile/spile/proto/spile/v1"
@@ -138,13 +139,19 @@ func (a *agent) capture(ctx context.Context, spec target.Spec) error {
 	defer a.closeTap(t)
 	line := newPipeline(pipelineConfig{
 		key: key, node: a.node, boot: bootID(), wall: bootToUnix(),
-		owner: t.owner, mute: t.mute, emit: a.shipper.Add,
+		owner: t.owner, mute: t.mute, emit: a.shipper.Add, coverage: t.account.table,
 	})
 	a.tap.Store(t)
 	a.shipper.Report()
 	a.log.Info("watching", "socket", t.objects.Rungs()["socket"], "uprobe", t.objects.Rungs()["uprobe"], "targets", a.targets.String(), "libraries", len(t.probes.List()))
 	var clock, counted time.Duration
-	err = t.ring.Run(ctx, line.chunk, t.process, func(now time.Duration) {
+	take := func(c *chunk.Chunk) {
+		if c.Flags.Has(chunk.Unbound) && c.Kind == chunk.Data {
+			t.unbound(c.Owner, c.Time)
+		}
+		line.chunk(c)
+	}
+	err = t.ring.Run(ctx, take, t.process, func(now time.Duration) {
 		line.tick(now)
 		if now-clock > clockEvery {
 			clock, line.wall = now, bootToUnix()

@@ -22,13 +22,18 @@ static __always_inline __u64 goroutine(struct pt_regs *regs)
 static __always_inline struct tls_call *current_call(struct pt_regs *regs, struct caller *who)
 {
 	struct tls_call *call;
+	__u64 thread;
 
 	*who = this_thread();
 	call = innermost(who);
 	if (call)
 		return call;
+	thread = who->id;
 	who->id = goroutine(regs);
-	return innermost(who);
+	call = innermost(who);
+	if (!call)
+		who->id = thread;
+	return call;
 }
 
 /* The stream and the socket belong together. */
@@ -102,7 +107,7 @@ static __always_inline bool read_prefix(const struct io *io, __u8 *bytes)
 }
 
 /* What a socket without a TLS stream sends may be what a library wrote into memory. */
-static __noinline int bind_by_prefix(struct sock *sk, struct conn *c, const struct io *io, __u32 tgid)
+static __noinline __attribute__((unused)) int bind_by_prefix(struct sock *sk, struct conn *c, const struct io *io, __u32 tgid)
 {
 	struct {
 		struct prefix key;
@@ -138,7 +143,7 @@ static __noinline int bind_by_prefix(struct sock *sk, struct conn *c, const stru
 }
 
 /* The TLS call of this thread uses a socket outside the selection: nothing more of it is read. */
-static __noinline int refuse(struct tls_key *key, struct sock *sk)
+static __noinline __attribute__((unused)) int refuse(struct tls_key *key, struct sock *sk)
 {
 	struct tls_stream *t = stream_of(key);
 
@@ -149,55 +154,6 @@ static __noinline int refuse(struct tls_key *key, struct sock *sk)
 	}
 	if (t)
 		t->refused = 1;
-	return 0;
-}
-
-/* The stream inside is read from here on; what went before it is credited if nothing of that was plain. */
-static __always_inline void cover(struct conn *c, struct coverage *v)
-{
-	struct tls_key key = c->tls;
-	struct tls_stream *t = bpf_map_lookup_elem(&tls_streams, &key);
-
-	c->covered = 1;
-	if (v && t && (t->plain.flags & FLAG_FRESH))
-		__sync_fetch_and_add(&v->decoded, c->pending);
-	c->pending = 0;
-}
-
-/* Ciphertext: explained by a TLS call, or by none. */
-static __noinline int tls_bytes(struct conn *c, struct tls_call *call, const struct caller *who, struct sock *sk, const struct io *io)
-{
-	struct coverage *v = coverage_of(&c->plain);
-	__u32 n = io->length;
-
-	count(COUNT_TLS_BYTES, n);
-	if (v)
-		__sync_fetch_and_add(&v->tls, n);
-	if (call) {
-		struct tls_key key = {.ssl = call->ssl, .tgid = who->tgid};
-		bool egress = io->direction == DIRECTION_EGRESS, ended = false;
-
-		if (egress && (call->kind == CALL_WRITE || call->kind == CALL_GO_WRITE)) {
-			call->sent += n;
-			ended = call->kind == CALL_GO_WRITE && call->sent > call->left;
-		}
-		bind(&key, sk, c, call->kind);
-		if (call->kind != CALL_HANDSHAKE && !c->covered)
-			cover(c, v);
-		if (ended)
-			end_innermost(who);
-	} else if (!c->covered) { /* a server that buffers what it writes sends outside the calls */
-		if (io->direction == DIRECTION_EGRESS && bind_by_prefix(sk, c, io, who->tgid))
-			cover(c, v);
-		else
-			c->uncovered += n;
-	}
-	if (!c->covered) {
-		c->pending += n;
-		count(COUNT_UNCOVERED_BYTES, n);
-	} else if (v) {
-		__sync_fetch_and_add(&v->decoded, n);
-	}
 	return 0;
 }
 

@@ -47,6 +47,23 @@ struct {
 	__type(value, struct tls_calls);
 } tls_calls SEC(".maps");
 
+/* What a thread moved outside of TLS calls, and what it gave to a library since. */
+struct memory_io {
+	__u64 received_by; /* socket, of the last receive; 0 = it is used up */
+	__u64 ssl;         /* that wrote into memory since the last send; 0 = none */
+	__u32 received;    /* bytes */
+	__u32 plain;       /* bytes that were written */
+	__u32 records;     /* at least that many carry them */
+	__u32 mixed;       /* several objects wrote: the next send is nobody's */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct caller); /* a thread; removed when it ends */
+	__type(value, struct memory_io);
+} memory_ios SEC(".maps");
+
 /* Source of new entries: too large for the 512 bytes of stack. */
 static const struct tls_calls no_calls;
 

@@ -23,6 +23,7 @@ enum count {
 	COUNT_TLS_BYTES,          /* ciphertext of selected sockets */
 	COUNT_UNCOVERED_BYTES,    /* the part of it that was not decoded when it passed; a handshake may be credited later */
 	COUNT_BOUND_BY_PREFIX,    /* TLS streams whose socket was found by the bytes that it sent */
+	COUNT_BOUND_BY_LENGTH,    /* TLS streams whose socket was found by the lengths of what it moved */
 	COUNT_OLD_CONNS,          /* connections that were open when the hooks came */
 	COUNT_QUIC_BYTES,         /* of selected UDP sockets that speak QUIC */
 	LOST_RING_FULL,           /* events */
@@ -37,6 +38,7 @@ enum count {
 	LOST_CALLS_KILLED,        /* TLS writes that had sent when their thread ended: a call, its bytes unknown */
 	LOST_ORPHAN_RETURNS,      /* returns of TLS calls whose entry was not kept */
 	LOST_COVERAGE_FULL,       /* bytes of processes without room in the table of coverage, by number of calls */
+	LOST_MEMORY_FULL,         /* bytes of threads without room in the table of memory BIOs, by number of calls */
 	LOST_PREFIXES_FULL,       /* records written into memory without room in their table: their streams stay unbound */
 	LOST_PIDS_FULL,           /* children of a selected process without room in the table of processes */
 	LOST_USER_FAULTS,         /* reads of user memory that failed */

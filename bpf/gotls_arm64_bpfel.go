@@ -22,6 +22,7 @@ const (
 	gotlsMapCounts            = "counts"
 	gotlsMapCoverages         = "coverages"
 	gotlsMapDataRing          = "data_ring"
+	gotlsMapMemoryIos         = "memory_ios"
 	gotlsMapMutes             = "mutes"
 	gotlsMapPendings          = "pendings"
 	gotlsMapPrefixes          = "prefixes"
@@ -106,6 +107,7 @@ type gotlsMapSpecs struct {
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
 	Coverages    *ebpf.MapSpec `ebpf:"coverages"`
 	DataRing     *ebpf.MapSpec `ebpf:"data_ring"`
+	MemoryIos    *ebpf.MapSpec `ebpf:"memory_ios"`
 	Mutes        *ebpf.MapSpec `ebpf:"mutes"`
 	Pendings     *ebpf.MapSpec `ebpf:"pendings"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
@@ -158,6 +160,7 @@ type gotlsMaps struct {
 	Counts       *ebpf.Map `ebpf:"counts"`
 	Coverages    *ebpf.Map `ebpf:"coverages"`
 	DataRing     *ebpf.Map `ebpf:"data_ring"`
+	MemoryIos    *ebpf.Map `ebpf:"memory_ios"`
 	Mutes        *ebpf.Map `ebpf:"mutes"`
 	Pendings     *ebpf.Map `ebpf:"pendings"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
@@ -179,6 +182,7 @@ func (m *gotlsMaps) Close() error {
 		m.Counts,
 		m.Coverages,
 		m.DataRing,
+		m.MemoryIos,
 		m.Mutes,
 		m.Pendings,
 		m.Prefixes,

@@ -92,6 +92,35 @@ func TestMemoryBIO(t *testing.T) {
 	})
 }
 
+// Without a probe on BIO_write the lengths tell, if they agree; what they do not tell stays unbound, and nothing is wrong.
+func TestMemoryBIOByLength(t *testing.T) {
+	const connections = 60
+	tp := start(t, Options{})
+	_, port := serve(t, true, echo)
+	tp.run("python3", "-c", strings.ReplaceAll(manyMemoryBIOs, "5) for", "8) for"), fmt.Sprint(port), fmt.Sprint(connections))
+	streams := of(talks(t, tp.settle()), "python3", layerTLS)
+	bound := 0
+	for _, s := range streams {
+		if s.close == nil || s.side[egress].heads != 8 {
+			t.Errorf("%d requests, closed %v", s.side[egress].heads, s.close)
+			continue
+		}
+		if s.close.RemotePort == 0 {
+			continue
+		}
+		bound++
+		if want := fmt.Sprintf("GET /%d/", s.close.LocalPort); !strings.HasPrefix(string(s.side[egress].data), want) {
+			t.Errorf("the stream of port %d says %.60q", s.close.LocalPort, s.side[egress].data)
+		}
+	}
+	if len(streams) != connections || bound < connections*9/10 || uint64(bound) != tp.count("bound_by_length") {
+		t.Errorf("%d of %d streams bound, %d by length", bound, len(streams), tp.count("bound_by_length"))
+	}
+	if n := entries(t, tp.maps["memory_ios"]); n != 0 {
+		t.Errorf("memory_ios keeps %d entries", n)
+	}
+}
+
 // lateMemoryBIO says one thing, waits for a line, and says another.
 const lateMemoryBIO = `
 import asyncio, ssl, sys

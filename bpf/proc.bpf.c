@@ -97,6 +97,7 @@ static __always_inline void end_calls(struct task_struct *task, __u64 pid_tgid)
 	}
 	if (calls)
 		bpf_map_delete_elem(&tls_calls, &who);
+	bpf_map_delete_elem(&memory_ios, &who);
 	if (bpf_map_lookup_elem(&pendings, &pid_tgid)) {
 		bpf_map_delete_elem(&pendings, &pid_tgid);
 		if (select_task(task, pid_tgid >> 32))

@@ -96,33 +96,35 @@ const (
 	procCountCOUNT_TLS_BYTES          procCount = 13
 	procCountCOUNT_UNCOVERED_BYTES    procCount = 14
 	procCountCOUNT_BOUND_BY_PREFIX    procCount = 15
-	procCountCOUNT_OLD_CONNS          procCount = 16
-	procCountCOUNT_QUIC_BYTES         procCount = 17
-	procCountLOST_RING_FULL           procCount = 18
-	procCountLOST_RING_FULL_BYTES     procCount = 19
-	procCountLOST_RING_FULL_HEADS     procCount = 20
-	procCountLOST_CONTROL_RING_FULL   procCount = 21
-	procCountLOST_CONNS_FULL          procCount = 22
-	procCountLOST_STREAMS_FULL        procCount = 23
-	procCountLOST_CALLS_FULL          procCount = 24
-	procCountLOST_CALLS_NESTED        procCount = 25
-	procCountLOST_CALLS_ABANDONED     procCount = 26
-	procCountLOST_CALLS_KILLED        procCount = 27
-	procCountLOST_ORPHAN_RETURNS      procCount = 28
-	procCountLOST_COVERAGE_FULL       procCount = 29
-	procCountLOST_PREFIXES_FULL       procCount = 30
-	procCountLOST_PIDS_FULL           procCount = 31
-	procCountLOST_USER_FAULTS         procCount = 32
-	procCountLOST_USER_FAULT_BYTES    procCount = 33
-	procCountLOST_BUDGET_CALLS        procCount = 34
-	procCountLOST_BUDGET_BYTES        procCount = 35
-	procCountLOST_BUDGET_HEADS        procCount = 36
-	procCountLOST_BUDGETS_FULL        procCount = 37
-	procCountLOST_RETURNS             procCount = 38
-	procCountLOST_FRAMES              procCount = 39
-	procCountLOST_TRUNCATED_BYTES     procCount = 40
-	procCountLOST_UNSEEN_BYTES        procCount = 41
-	procCountCOUNT_MAX                procCount = 42
+	procCountCOUNT_BOUND_BY_LENGTH    procCount = 16
+	procCountCOUNT_OLD_CONNS          procCount = 17
+	procCountCOUNT_QUIC_BYTES         procCount = 18
+	procCountLOST_RING_FULL           procCount = 19
+	procCountLOST_RING_FULL_BYTES     procCount = 20
+	procCountLOST_RING_FULL_HEADS     procCount = 21
+	procCountLOST_CONTROL_RING_FULL   procCount = 22
+	procCountLOST_CONNS_FULL          procCount = 23
+	procCountLOST_STREAMS_FULL        procCount = 24
+	procCountLOST_CALLS_FULL          procCount = 25
+	procCountLOST_CALLS_NESTED        procCount = 26
+	procCountLOST_CALLS_ABANDONED     procCount = 27
+	procCountLOST_CALLS_KILLED        procCount = 28
+	procCountLOST_ORPHAN_RETURNS      procCount = 29
+	procCountLOST_COVERAGE_FULL       procCount = 30
+	procCountLOST_MEMORY_FULL         procCount = 31
+	procCountLOST_PREFIXES_FULL       procCount = 32
+	procCountLOST_PIDS_FULL           procCount = 33
+	procCountLOST_USER_FAULTS         procCount = 34
+	procCountLOST_USER_FAULT_BYTES    procCount = 35
+	procCountLOST_BUDGET_CALLS        procCount = 36
+	procCountLOST_BUDGET_BYTES        procCount = 37
+	procCountLOST_BUDGET_HEADS        procCount = 38
+	procCountLOST_BUDGETS_FULL        procCount = 39
+	procCountLOST_RETURNS             procCount = 40
+	procCountLOST_FRAMES              procCount = 41
+	procCountLOST_TRUNCATED_BYTES     procCount = 42
+	procCountLOST_UNSEEN_BYTES        procCount = 43
+	procCountCOUNT_MAX                procCount = 44
 )
 
 type procCoverage struct {
@@ -170,6 +172,16 @@ type procFileId struct {
 	_   structs.HostLayout
 	Dev uint64
 	Ino uint64
+}
+
+type procMemoryIo struct {
+	_          structs.HostLayout
+	ReceivedBy uint64
+	Ssl        uint64
+	Received   uint32
+	Plain      uint32
+	Records    uint32
+	Mixed      uint32
 }
 
 type procPending struct {
@@ -267,10 +279,12 @@ type procTlsStream struct {
 	}
 	Sk        uint64
 	Prefixes  [4]procPrefix
+	Guess     uint64
+	Votes     uint8
 	Written   uint8
 	Handshake uint8
 	Refused   uint8
-	Pad       [5]uint8
+	Pad       [4]uint8
 }
 
 // Names of all BPF objects in the ELF.
@@ -283,6 +297,7 @@ const (
 	procMapCounts         = "counts"
 	procMapCoverages      = "coverages"
 	procMapDataRing       = "data_ring"
+	procMapMemoryIos      = "memory_ios"
 	procMapMutes          = "mutes"
 	procMapPendings       = "pendings"
 	procMapPrefixes       = "prefixes"
@@ -367,6 +382,7 @@ type procMapSpecs struct {
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
 	Coverages    *ebpf.MapSpec `ebpf:"coverages"`
 	DataRing     *ebpf.MapSpec `ebpf:"data_ring"`
+	MemoryIos    *ebpf.MapSpec `ebpf:"memory_ios"`
 	Mutes        *ebpf.MapSpec `ebpf:"mutes"`
 	Pendings     *ebpf.MapSpec `ebpf:"pendings"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
@@ -421,6 +437,7 @@ type procMaps struct {
 	Counts       *ebpf.Map `ebpf:"counts"`
 	Coverages    *ebpf.Map `ebpf:"coverages"`
 	DataRing     *ebpf.Map `ebpf:"data_ring"`
+	MemoryIos    *ebpf.Map `ebpf:"memory_ios"`
 	Mutes        *ebpf.Map `ebpf:"mutes"`
 	Pendings     *ebpf.Map `ebpf:"pendings"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
@@ -442,6 +459,7 @@ func (m *procMaps) Close() error {
 		m.Counts,
 		m.Coverages,
 		m.DataRing,
+		m.MemoryIos,
 		m.Mutes,
 		m.Pendings,
 		m.Prefixes,

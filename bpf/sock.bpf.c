@@ -25,6 +25,8 @@
 #include "frames.h"
 #include "conn.h"
 #include "bind.h"
+#include "votes.h"
+#include "sealed.h"
 #include "userbuf.h"
 #include "quic.h"
 

@@ -22,6 +22,7 @@ const (
 	sockMapCounts            = "counts"
 	sockMapCoverages         = "coverages"
 	sockMapDataRing          = "data_ring"
+	sockMapMemoryIos         = "memory_ios"
 	sockMapMutes             = "mutes"
 	sockMapPendings          = "pendings"
 	sockMapPrefixes          = "prefixes"
@@ -121,6 +122,7 @@ type sockMapSpecs struct {
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
 	Coverages    *ebpf.MapSpec `ebpf:"coverages"`
 	DataRing     *ebpf.MapSpec `ebpf:"data_ring"`
+	MemoryIos    *ebpf.MapSpec `ebpf:"memory_ios"`
 	Mutes        *ebpf.MapSpec `ebpf:"mutes"`
 	Pendings     *ebpf.MapSpec `ebpf:"pendings"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
@@ -174,6 +176,7 @@ type sockMaps struct {
 	Counts       *ebpf.Map `ebpf:"counts"`
 	Coverages    *ebpf.Map `ebpf:"coverages"`
 	DataRing     *ebpf.Map `ebpf:"data_ring"`
+	MemoryIos    *ebpf.Map `ebpf:"memory_ios"`
 	Mutes        *ebpf.Map `ebpf:"mutes"`
 	Pendings     *ebpf.Map `ebpf:"pendings"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
@@ -196,6 +199,7 @@ func (m *sockMaps) Close() error {
 		m.Counts,
 		m.Coverages,
 		m.DataRing,
+		m.MemoryIos,
 		m.Mutes,
 		m.Pendings,
 		m.Prefixes,

@@ -90,10 +90,12 @@ struct tls_stream {
 	struct stream plain;
 	__u64 sk;       /* the socket it is bound to; 0 = none */
 	struct prefix prefixes[MAX_PREFIXES]; /* of records on their way to a socket, while there is none */
+	__u64 guess;    /* the socket that lengths speak for, while there is none */
+	__u8 votes;     /* lengths that did; 255 = they contradicted each other, and are not asked again */
 	__u8 written;   /* prefixes so far */
 	__u8 handshake; /* created by a handshake call: no plain byte moved before */
 	__u8 refused;   /* its socket is outside the selection */
-	__u8 pad[5];
+	__u8 pad[4];
 };
 
 struct {

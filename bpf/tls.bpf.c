@@ -22,6 +22,8 @@
 #include "ring.h"
 #include "http.h"
 #include "frames.h"
+#include "bind.h"
+#include "votes.h"
 #include "plain.h"
 
 static __always_inline bool selected(void)
@@ -95,7 +97,8 @@ int ssl_exit(struct pt_regs *ctx)
 	}
 	if (!n || n > 0x7fffffff)
 		return 0;
-	return tls_io(&call, n, call.kind == CALL_WRITE ? DIRECTION_EGRESS : DIRECTION_INGRESS);
+	tls_io(&call, n, call.kind == CALL_WRITE ? DIRECTION_EGRESS : DIRECTION_INGRESS);
+	return note_plain(&call, &who, n);
 }
 
 /*

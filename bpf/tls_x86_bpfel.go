@@ -22,6 +22,7 @@ const (
 	tlsMapCounts             = "counts"
 	tlsMapCoverages          = "coverages"
 	tlsMapDataRing           = "data_ring"
+	tlsMapMemoryIos          = "memory_ios"
 	tlsMapMutes              = "mutes"
 	tlsMapPendings           = "pendings"
 	tlsMapPrefixes           = "prefixes"
@@ -114,6 +115,7 @@ type tlsMapSpecs struct {
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
 	Coverages    *ebpf.MapSpec `ebpf:"coverages"`
 	DataRing     *ebpf.MapSpec `ebpf:"data_ring"`
+	MemoryIos    *ebpf.MapSpec `ebpf:"memory_ios"`
 	Mutes        *ebpf.MapSpec `ebpf:"mutes"`
 	Pendings     *ebpf.MapSpec `ebpf:"pendings"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
@@ -166,6 +168,7 @@ type tlsMaps struct {
 	Counts       *ebpf.Map `ebpf:"counts"`
 	Coverages    *ebpf.Map `ebpf:"coverages"`
 	DataRing     *ebpf.Map `ebpf:"data_ring"`
+	MemoryIos    *ebpf.Map `ebpf:"memory_ios"`
 	Mutes        *ebpf.Map `ebpf:"mutes"`
 	Pendings     *ebpf.Map `ebpf:"pendings"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
@@ -187,6 +190,7 @@ func (m *tlsMaps) Close() error {
 		m.Counts,
 		m.Coverages,
 		m.DataRing,
+		m.MemoryIos,
 		m.Mutes,
 		m.Pendings,
 		m.Prefixes,
