@@ -15,8 +15,8 @@ func matrixServers(t *testing.T) []matrixServer {
 	t.Helper()
 	both := []string{"h1", "h2"}
 	servers := []matrixServer{
-		{participant: installed("nginx", "nginx", both), start: func(t *testing.T, m *matrix, _ string) *process { return startPages(t, m, m.port) }},
-		{participant: heavy(installed("haproxy", "haproxy", both)), start: startHaproxy, proxy: true},
+		{participant: installed("nginx", "nginx", both), start: func(t *testing.T, m *matrix, _ string) *process { return startPages(t, m, m.port) }, early: true},
+		{participant: heavy(installed("haproxy", "haproxy", both)), start: startHaproxy, proxy: true, early: true},
 		{participant: heavy(installed("apache2", "apache2", []string{"h1"})), start: startApache},
 		{participant: installed("gnutls-serv", "gnutls-serv", []string{"h1"}), start: startGnuTLS, single: true},
 	}

@@ -40,6 +40,7 @@ type matrixServer struct {
 	participant
 	start  func(t *testing.T, m *matrix, mode string) *process
 	single bool // answers each GET with its one page and closes
+	early  bool // answers a POST before it has read the body: of that body not all need be seen
 	proxy  bool // asks nginx for each answer, over TLS
 }
 
@@ -207,25 +208,14 @@ func (m *matrix) serve(t *testing.T, s matrixServer, mode string) {
 	eventually(t, 15*time.Second, s.name+" listens", func() bool { return dials(m.address) })
 }
 
-// run makes one row: calls until one was seen from both ends, which is the warm-up, then those that count.
+// run makes one row: the warm-up, then the calls that count.
 func (m *matrix) run(t *testing.T, row matrixRow) {
 	m.rows++
 	client := row.client.open(t, m, row.mode)
-	warm, measured := fmt.Sprintf("warm%d", m.rows), fmt.Sprintf("row%d", m.rows)
-	began := time.Now()
-	var seen []matrixCall
-	for !slices.ContainsFunc(seen, func(c matrixCall) bool { return c.Observed == "both" && c.Destination.Port == m.port }) {
-		if time.Since(began) > 10*time.Second {
-			t.Errorf("no call of the warm-up was seen from both ends within 10 s; seen: %s", summary(seen))
-			break
-		}
-		client.round(t, warm, 1, 1)
-		time.Sleep(150 * time.Millisecond)
-		seen = m.under(warm)
-	}
-	warmed := time.Since(began)
+	warmed := m.warm(t, client)
 	conns, requests := 4, 8
-	want := expect(m.port, row, client.round(t, measured, conns, requests))
+	measured := fmt.Sprintf("row%d", m.rows)
+	want := expect(row, client.round(t, measured, conns, requests))
 	count := len(want)
 	if row.server.proxy {
 		count *= 2
@@ -237,6 +227,24 @@ func (m *matrix) run(t *testing.T, row matrixRow) {
 		got = slices.DeleteFunc(got, behind)
 	}
 	t.Logf("%s: %s; warm-up %s", row, judge(t, got, want, m.port), warmed.Round(10*time.Millisecond))
+}
+
+// warm makes calls, one connection each, until one was seen from both ends: from then on the probes are in place.
+func (m *matrix) warm(t *testing.T, client caller) time.Duration {
+	t.Helper()
+	warm := fmt.Sprintf("warm%d", m.rows)
+	began := time.Now()
+	var seen []matrixCall
+	for !slices.ContainsFunc(seen, func(c matrixCall) bool { return c.Observed == "both" && c.Destination.Port == m.port }) {
+		if time.Since(began) > 10*time.Second {
+			t.Errorf("no call of the warm-up was seen from both ends within 10 s; seen: %s", summary(seen))
+			break
+		}
+		client.round(t, warm, 1, 1)
+		time.Sleep(150 * time.Millisecond)
+		seen = m.under(warm)
+	}
+	return time.Since(began)
 }
 
 // under gives the calls whose path begins with a prefix.
