@@ -7,7 +7,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/spile/spile/agent/target"
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
 
@@ -25,6 +24,7 @@ func (a *agent) health() *v1.Health {
 		return h
 	}
 	h.Rungs = t.objects.Rungs()
+	h.Rungs["mapping"] = t.watcher.MappingRung()
 	if line := a.line.Load(); line != nil {
 		h.Counts = append(h.Counts, *line...)
 	}
@@ -38,19 +38,11 @@ func (a *agent) health() *v1.Health {
 	for _, s := range t.probes.List() {
 		h.Probes = append(h.Probes, &v1.Probe{Library: s.Library, Path: s.Path, BuildId: s.BuildID, State: string(s.Phase), Reason: s.Reason})
 	}
-	list, err := t.objects.Coverage()
-	if err != nil {
-		a.log.Warn("read the coverage of processes", "error", err)
-	}
-	var undecoded []target.Traffic
-	for _, c := range list {
-		if c.TLSBytes > c.DecodedBytes || c.QUICBytes > 0 {
-			undecoded = append(undecoded, target.Traffic{PID: c.TGID, Start: c.Start, Undecoded: c.TLSBytes - min(c.TLSBytes, c.DecodedBytes), QUIC: c.QUICBytes, KTLS: c.KTLS, Ended: c.Ended})
-		}
-	}
-	for _, u := range t.explain.Explain(undecoded) {
-		h.Coverage = append(h.Coverage, &v1.Coverage{Pid: u.PID, Process: u.Process, Reason: u.Reason, TlsBytes: u.TLSBytes, QuicBytes: u.QUICBytes})
-	}
+	t.account.measure()
+	h.Coverage = t.account.table.Rows(maxCoverage)
+	t.account.table.Counts(func(name string, value uint64) {
+		h.Counts = append(h.Counts, &v1.Count{Stage: "coverage", Name: name, Value: value})
+	})
 	return h
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spile/spile/agent/call"
 	"github.com/spile/spile/agent/chunk"
+	"github.com/spile/spile/agent/coverage"
 	"github.com/spile/spile/agent/flow"
 	"github.com/spile/spile/agent/join"
 	"github.com/spile/spile/agent/parse"
@@ -55,6 +56,8 @@ type pipelineConfig struct {
 	owner func(o chunk.Owner, at time.Duration, p *v1.Peer) // fills in what is known of a process
 	mute  func(chunk.StreamID)
 	emit  func(*v1.Call)
+	// coverage is told what became of the calls of each process, and says how much of it was seen. A recording has none.
+	coverage *coverage.Table
 }
 
 // end is one end of a TCP connection. Loopback addresses mean something only inside a network namespace.
@@ -81,7 +84,7 @@ func newPipeline(c pipelineConfig) *pipeline {
 	p := &pipeline{pipelineConfig: c, ends: map[end]*owned{}, served: map[end]time.Duration{}}
 	p.describe = call.New(call.Config{Key: c.key.key, KeyEpoch: c.key.epoch, Node: c.node})
 	p.join = join.New(join.Config{Window: joinWindow, Emit: c.emit})
-	p.flow = flow.New(flow.Config{Limits: parse.DefaultLimits(), MaxBuffered: maxBuffered, Emit: p.exchange, Mute: c.mute})
+	p.flow = flow.New(flow.Config{Limits: parse.DefaultLimits(), MaxBuffered: maxBuffered, Emit: p.exchange, Settled: p.settled, Mute: c.mute})
 	return p
 }
 
@@ -141,10 +144,28 @@ func (p *pipeline) finish() {
 	p.join.Flush()
 }
 
+// fill writes what is known of the process at one end.
+func (p *pipeline) fill(o chunk.Owner, at time.Duration, peer *v1.Peer) {
+	p.owner(o, at, peer)
+	if p.coverage == nil {
+		return
+	}
+	if share, known := p.coverage.Share(coverage.Process{TGID: o.TGID, Start: o.Start}); known {
+		peer.Coverage = &share
+	}
+}
+
+// settled takes what became of calls of a stream.
+func (p *pipeline) settled(s *flow.Stream, told flow.Told) {
+	if p.coverage != nil && s.Owner.TGID != 0 {
+		p.coverage.Told(coverage.Process{TGID: s.Owner.TGID, Start: s.Owner.Start}, s.Owner.Cgroup, told.Calls, told.Lost)
+	}
+}
+
 // exchange makes a Call of a request and its response, and looks for its other end.
 func (p *pipeline) exchange(s *flow.Stream, e *parse.Exchange) {
 	here, there := &v1.Peer{}, &v1.Peer{}
-	p.owner(s.Owner, e.Request.Start, here)
+	p.fill(s.Owner, e.Request.Start, here)
 	ctx := call.Context{
 		BootToUnix:  p.wall,
 		Boot:        p.boot,
@@ -230,7 +251,7 @@ func (p *pipeline) settle(u unsettled) {
 		if !u.sighting.Client {
 			peer = u.sighting.Call.GetSource()
 		}
-		p.owner(other.owner, u.sighting.Start, peer)
+		p.fill(other.owner, u.sighting.Start, peer)
 	} else {
 		if mine := p.ends[u.here]; mine != nil {
 			mine.settled = true

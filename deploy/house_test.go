@@ -39,6 +39,7 @@ var mayImport = map[string][]string{
 	"agent/flow":            {"agent/chunk", "agent/parse", "agent/parse/http1", "agent/parse/http2"},
 	"agent/call":            {"agent/parse", "proto/...", "google.golang.org/protobuf/...", "github.com/klauspost/compress/..."},
 	"agent/mask":            {"agent/chunk", "agent/call", "proto/segment", "golang.org/x/net/http2/hpack"},
+	"agent/coverage":        {"proto/spile/v1"},
 	"agent/origin":          {"agent/chunk", "proto/spile/v1"},
 	"agent/join":            {"proto/spile/v1", "google.golang.org/protobuf/..."},
 	"agent/ship":            {"proto/...", "google.golang.org/grpc/...", "google.golang.org/protobuf/..."},
@@ -64,7 +65,7 @@ var mayImport = map[string][]string{
 }
 
 // pure rooms do no I/O, read no clock, log nothing and start no goroutine, nor does any room below them.
-var pure = []string{"agent/chunk", "agent/parse", "agent/flow", "agent/call", "agent/join", "agent/mask",
+var pure = []string{"agent/chunk", "agent/parse", "agent/flow", "agent/call", "agent/join", "agent/coverage", "agent/mask",
 	"collector/route", "collector/spec", "collector/detect", "proto"}
 
 // impure is what a pure room must not import. net/netip and io are fine.
