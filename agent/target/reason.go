@@ -38,11 +38,11 @@ type Explainer struct {
 	Libraries []Library
 	Probe     ProbeState
 
-	mu       sync.Mutex
-	told     map[life]*told
-	searches map[stamp]*search
-	stacks   []stack
-	finder   *finder
+	mu     sync.Mutex
+	told   map[life]*told
+	files  map[stamp]*opened
+	stacks []stack
+	finder *finder
 }
 
 // life names a process for good, as the kernel's side does.
@@ -83,7 +83,7 @@ func (e *Explainer) Explain(traffic []Traffic) []Uncovered {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.told == nil {
-		e.told, e.searches = map[life]*told{}, map[stamp]*search{}
+		e.told, e.files = map[life]*told{}, map[stamp]*opened{}
 		e.stacks = stacks()
 		e.finder = newFinder(marks(e.stacks))
 	}
@@ -152,7 +152,7 @@ func (e *Explainer) lookAt(t Traffic, now time.Time, r round) {
 		e.told[key] = k
 	}
 	k.looked, k.asked, k.undecoded = now, now, t.Undecoded
-	saw, ended := e.see(t, k.grown, r.search)
+	saw, ended := e.see(t, k, r.search)
 	if k.ended = ended; ended {
 		return
 	}

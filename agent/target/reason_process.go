@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
 	"os"
 	"path"
@@ -23,8 +24,9 @@ type sight struct {
 	unprobed  []string // functions that move plain bytes past the probes, and that the program imports
 	narrow    bool     // a 32-bit program
 	packed    bool
-	searching bool // its files are not all searched
-	cut       bool // a file was too large to search all of it
+	searching bool   // its files are not all searched
+	cut       bool   // a file was too large to search all of it
+	code      uint64 // a hash of which files it runs code of, where all of them were searched
 }
 
 // fleeting reports whether the next look may show something else though nothing has moved since.
@@ -38,9 +40,9 @@ func (s *sight) onlyDecoded() bool {
 // clockTick is the unit of /proc/PID/stat: USER_HZ is 100 on every architecture that Go runs on.
 const clockTick = 10 * time.Millisecond
 
-// see looks at a process. unexplained says that a library of it is attached, and bytes pass by it all the same.
-func (e *Explainer) see(t Traffic, unexplained bool, until time.Time) (s sight, ended bool) {
-	s = e.gather(t, unexplained, until)
+// see looks at a process; k is what is known of it. ended says that it is gone, or another one has its id.
+func (e *Explainer) see(t Traffic, k *told, until time.Time) (s sight, ended bool) {
+	s = e.gather(t, k, until)
 	// What was read is about this process only if it is still there.
 	p, parent, err := readProcess(e.Proc, t.PID)
 	if err != nil || t.Start != 0 && p.Start != uint64(t.Start/clockTick) {
@@ -56,7 +58,7 @@ func (e *Explainer) see(t Traffic, unexplained bool, until time.Time) (s sight, 
 	return s, false
 }
 
-func (e *Explainer) gather(t Traffic, unexplained bool, until time.Time) (s sight) {
+func (e *Explainer) gather(t Traffic, k *told, until time.Time) (s sight) {
 	exe, err := os.Open(procPath(e.Proc, t.PID, "exe"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return s
@@ -88,13 +90,33 @@ func (e *Explainer) gather(t Traffic, unexplained bool, until time.Time) (s sigh
 	e.fromTable(&s, t.PID, mappings)
 	e.builtIn(&s, name, exe)
 	e.known(&s, t.PID, mappings)
-	if len(s.problems) == 0 && len(s.others) == 0 && (len(s.decoded) == 0 || unexplained) {
-		e.searchAll(&s, t.PID, exe, mappings, until)
+	// Where a library is attached and bytes pass by it all the same, there may be a second one.
+	if len(s.problems) == 0 && len(s.others) == 0 && (len(s.decoded) == 0 || k.grown) {
+		code := codeOf(exe, mappings)
+		if before := &k.sight; code != 0 && before.code == code {
+			s.others, s.packed, s.cut, s.code = before.others, before.packed, before.cut, code
+		} else if e.searchAll(&s, t.PID, exe, mappings, until); !s.searching {
+			s.code = code
+		}
 	}
 	if len(s.decoded) > 0 {
 		s.unprobed = e.imports(exe)
 	}
 	return s
+}
+
+// codeOf tells whether a process runs code of the same files as before.
+func codeOf(exe *os.File, mappings []mapping) uint64 {
+	h := fnv.New64a()
+	at, err := stampOf(exe)
+	if err != nil {
+		return 0
+	}
+	fmt.Fprintln(h, at)
+	for _, m := range mappings {
+		fmt.Fprintln(h, m.id)
+	}
+	return h.Sum64()
 }
 
 func (e *Explainer) mappings(pid uint32) ([]mapping, error) {
