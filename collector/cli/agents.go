@@ -27,12 +27,19 @@ func agentsVerb(w World) *cobra.Command {
 	out.flags(cmd.Flags())
 	cmd.RunE = Do(func(ctx context.Context, _ []string) error {
 		return list(ctx, w, at, out, "no agent has ever connected",
-			func(ctx context.Context, c *client, _ string) ([]*v1.Agent, string, error) {
-				res, err := v1.NewAgentsClient(c).ListAgents(ctx, &v1.ListAgentsRequest{})
-				return res.GetAgents(), "", err
-			}, func(items []*v1.Agent) error { return printAgents(w, items) })
+			askAgents, func(items []*v1.Agent) error { return printAgents(w, items) })
 	})
 	return cmd
+}
+
+func askAgents(ctx context.Context, c *client, token string) ([]*v1.Agent, string, error) {
+	res, err := v1.NewAgentsClient(c).ListAgents(ctx, &v1.ListAgentsRequest{PageSize: pageSize, PageToken: token})
+	return res.GetAgents(), res.GetNextPageToken(), err
+}
+
+// everyAgent asks for all pages.
+func everyAgent(ctx context.Context, c *client) ([]*v1.Agent, error) {
+	return pages(ctx, c, func(ctx context.Context, token string) ([]*v1.Agent, string, error) { return askAgents(ctx, c, token) })
 }
 
 func printAgents(w World, items []*v1.Agent) error {

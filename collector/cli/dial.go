@@ -173,6 +173,10 @@ func (c *client) explain(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ErrStopped
 	}
+	// What pages asked for is explained already.
+	if explained := new(Failure); errors.As(err, &explained) {
+		return err
+	}
 	st, ok := status.FromError(err)
 	if !ok {
 		return &Failure{Code: ExitFailed, Err: err}

@@ -113,13 +113,11 @@ func followFindings(ctx context.Context, c *client, out chan<- any) error {
 
 func followAgents(ctx context.Context, c *client, out chan<- any) error {
 	for {
-		bounded, cancel := c.call(ctx)
-		res, err := v1.NewAgentsClient(c).ListAgents(bounded, &v1.ListAgentsRequest{})
-		cancel()
+		list, err := everyAgent(ctx, c)
 		if err != nil {
 			return err
 		}
-		for _, a := range res.GetAgents() {
+		for _, a := range list {
 			if !send(ctx, out, a) {
 				return nil
 			}

@@ -36,19 +36,18 @@ func statusVerb(w World) *cobra.Command {
 		defer c.Close()
 		bounded, cancel := c.call(ctx)
 		defer cancel()
-		client := v1.NewAgentsClient(c)
-		st, err := client.GetStatus(bounded, &v1.GetStatusRequest{})
+		st, err := v1.NewAgentsClient(c).GetStatus(bounded, &v1.GetStatusRequest{})
 		if err != nil {
 			return c.explain(ctx, err)
 		}
 		if asJSON {
 			return printLines(w.Stdout, st)
 		}
-		list, err := client.ListAgents(bounded, &v1.ListAgentsRequest{})
+		list, err := everyAgent(ctx, c)
 		if err != nil {
-			return c.explain(ctx, err)
+			return err
 		}
-		return printStatus(w, c.place(), st, list.GetAgents())
+		return printStatus(w, c.place(), st, list)
 	})
 	return cmd
 }

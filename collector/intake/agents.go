@@ -9,7 +9,6 @@ import (
 	v1 "github.com/spile/spile/proto/spile/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -76,7 +75,7 @@ func (s *Server) Counts() Counts {
 	return c
 }
 
-// Agents lists the nodes seen since the start of the process, by name.
+// Agents lists the nodes seen since the start of the process, by name. Their reports are for reading.
 func (s *Server) Agents() []*v1.Agent {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -88,9 +87,8 @@ func (s *Server) Agents() []*v1.Agent {
 		if a.streams > 0 {
 			out.ConnectedSince = timestamppb.New(a.since)
 		}
-		if a.health != nil {
-			out.Health = proto.Clone(a.health).(*v1.Health)
-		}
+		// A report is replaced, never changed.
+		out.Health = a.health
 		list = append(list, out)
 	}
 	return list

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
@@ -171,11 +172,26 @@ type agents struct {
 	s *Server
 }
 
-// ListAgents returns every agent that is known, by node.
-func (a *agents) ListAgents(context.Context, *v1.ListAgentsRequest) (*v1.ListAgentsResponse, error) {
-	list := slices.Clone(a.s.cfg.Sources.Agents())
-	slices.SortFunc(list, func(x, y *v1.Agent) int { return strings.Compare(x.GetNode(), y.GetNode()) })
-	return &v1.ListAgentsResponse{Agents: list}, nil
+// maxAgentsBytes is what a page of agents may hold: many long reports would not fit in a message.
+const maxAgentsBytes = 8 << 20
+
+// ListAgents pages agents by node.
+func (a *agents) ListAgents(_ context.Context, req *v1.ListAgentsRequest) (*v1.ListAgentsResponse, error) {
+	p, err := parsePage(req.GetPageSize(), req.GetPageToken(), "agents")
+	if err != nil {
+		return nil, err
+	}
+	all, keyOf := a.s.cfg.Sources.Agents(), func(a *v1.Agent) key { return key{a.GetNode()} }
+	list, next := cut(all, keyOf, p)
+	bytes := 0
+	for i, one := range list {
+		if bytes += proto.Size(one); bytes > maxAgentsBytes && i > 0 {
+			p.size = i
+			list, next = cut(all, keyOf, p)
+			break
+		}
+	}
+	return &v1.ListAgentsResponse{Agents: list, NextPageToken: next}, nil
 }
 
 // GetStatus returns the collector's own account.

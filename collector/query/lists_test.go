@@ -5,9 +5,11 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -70,8 +72,39 @@ func TestPagesAreCompleteAndOrdered(t *testing.T) {
 func TestAgentsComeByNode(t *testing.T) {
 	_, local, _ := serve(t, &world{}, nil)
 	res, err := v1.NewAgentsClient(local).ListAgents(bounded(t), &v1.ListAgentsRequest{})
-	if err != nil || len(res.GetAgents()) != 2 || res.GetAgents()[0].GetNode() != "n1" {
+	if err != nil || len(res.GetAgents()) != 2 || res.GetAgents()[0].GetNode() != "n1" || res.GetNextPageToken() != "" {
 		t.Errorf("agents: %v %v", res, err)
+	}
+}
+
+// TestAgentsWithLongReportsComeInPages has more to say than fits in a message.
+func TestAgentsWithLongReportsComeInPages(t *testing.T) {
+	var all []*v1.Agent
+	for i := range 3 * maxAgentsBytes / (1 << 20) {
+		all = append(all, &v1.Agent{Node: fmt.Sprintf("n%03d", i), Health: &v1.Health{Version: strings.Repeat("x", 1<<20)}})
+	}
+	all[0].Health.Version = strings.Repeat("x", maxAgentsBytes+1) // Alone too much, but a page has at least one.
+	_, local, _ := serve(t, &world{}, func(c *Config) { c.Sources.Agents = func() []*v1.Agent { return all } })
+	c, got, n := v1.NewAgentsClient(local), []string{}, 0
+	for token := ""; ; n++ {
+		res, err := c.ListAgents(bounded(t), &v1.ListAgentsRequest{PageSize: 1000, PageToken: token}, grpc.MaxCallRecvMsgSize(maxAgentsBytes+2<<20))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range res.GetAgents() {
+			got = append(got, a.GetNode())
+		}
+		if token = res.GetNextPageToken(); token == "" {
+			break
+		}
+	}
+	for i, a := range all {
+		if len(got) != len(all) || got[i] != a.GetNode() {
+			t.Fatalf("got %v", got)
+		}
+	}
+	if n != 4 {
+		t.Errorf("%d pages before the last, want 4", n)
 	}
 }
 
