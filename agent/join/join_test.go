@@ -60,6 +60,11 @@ func TestStaysApart(t *testing.T) {
 			s.Numbered = false
 			s.Start, s.End = 100, 110
 		},
+		"late, other size": func(s *Sighting) {
+			s.Numbered = false
+			s.Call.Request = &v1.Content{Bytes: new(uint64)}
+			*s.Call.Request.Bytes = 3000
+		},
 		"same end":      func(s *Sighting) { s.Client = false },
 		"other version": func(s *Sighting) { s.Call.Protocol = "http/2" },
 	} {
@@ -72,6 +77,21 @@ func TestStaysApart(t *testing.T) {
 		if len(*out) != 2 {
 			t.Errorf("%s: %d calls, want 2", name, len(*out))
 		}
+	}
+}
+
+// TestAnsweredBeforeTheBody is nginx's `return` to a POST over HTTP/2: its end knows the head alone.
+func TestAnsweredBeforeTheBody(t *testing.T) {
+	j, out := collect(0)
+	sent := uint64(3000)
+	client, server := sighting("c", "/a", true, 5, 1, 10), sighting("s", "/a", false, 5, 2, 9)
+	client.Call.Request = &v1.Content{Bytes: &sent}
+	for _, s := range []Sighting{server, client} {
+		s.Call.Protocol, s.Numbered = "http/2", false
+		j.Add(s)
+	}
+	if len(*out) != 1 || (*out)[0].Observed != v1.Observed_OBSERVED_BOTH {
+		t.Errorf("calls = %v, want one from both ends", *out)
 	}
 }
 

@@ -58,12 +58,14 @@ func (w *waiting) match(e *entry) *entry {
 // same reports whether two sightings of one connection can be one call.
 func same(a, b *entry) bool {
 	x, y := a.Call, b.Call
-	if x.Method != y.Method || x.StatusCode != y.StatusCode || x.Protocol != y.Protocol || x.Path != y.Path ||
-		x.GetRequest().GetBytes() != y.GetRequest().GetBytes() {
+	if x.Method != y.Method || x.StatusCode != y.StatusCode || x.Protocol != y.Protocol || x.Path != y.Path {
 		return false
 	}
 	if x.Protocol == "http/2" || a.Numbered && b.Numbered {
 		return a.StreamOrdinal == b.StreamOrdinal
+	}
+	if x.GetRequest().GetBytes() != y.GetRequest().GetBytes() {
+		return false
 	}
 	if a.Client {
 		return overlaps(a, b)
