@@ -121,9 +121,9 @@ func TestStatusAgentsAndSinksTell(t *testing.T) {
 		Coverage: []*v1.Coverage{{Pid: 42, Process: "node\x1b[31m", Reason: "BoringSSL without symbols", TlsBytes: 4000, DecodedBytes: 1000}},
 	})
 	var out string
-	until(t, "the health report of a collector that has loaded", func() bool {
+	until(t, "the health report of a collector that has read all", func() bool {
 		out = ok(t, "status", "--data", r.data)
-		return strings.Contains(out, "tp_btf") && !strings.Contains(out, "loading")
+		return strings.Contains(out, "tp_btf") && strings.Contains(out, "up to date")
 	})
 	for _, want := range []string{"1 of 1 connected", "netns=self", "events 12; lost: ring_full 3", "1 of 2 attached", "no symbol SSL_read", "1.0kB of 4.0kB of TLS decoded, 25.0%", "[31m  42       4.0kB    1.0kB  25.0%  BoringSSL without symbols", "up to date"} {
 		if !strings.Contains(out, want) {
