@@ -1,7 +1,6 @@
 package probe
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"os"
@@ -11,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/spile/spile/agent/target"
 	"github.com/spile/spile/bpf"
 )
 
@@ -51,36 +49,13 @@ func openSSL(t *testing.T, multi bool) {
 		return err == nil
 	})
 
-	spec, err := target.ParseSpec([]string{"netns=self"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	selection, err := spec.Open("/proc")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer selection.Close()
-	libraries := target.Libraries()
-	for i := range libraries {
-		libraries[i].WellKnown = nil // the machine's own libraries are not ours to probe
-	}
 	times := DefaultTimes()
 	times.Grace = time.Hour
 	r := registry(t, programs, times)
-	w := target.NewWatcher(target.Config{
-		Proc: "/proc", Selection: selection, Sink: r, Cache: target.NewCache(target.DefaultBudget()), Libraries: libraries,
-		Reconcile: 50 * time.Millisecond,
-	})
-	if err := w.Scan(); err != nil {
-		t.Fatal(err)
-	}
+	w := watched(t, r, 50*time.Millisecond)
 	if s := one(t, r); s.Path != path || s.Phase != Attached || s.Processes != 1 {
 		t.Fatalf("%+v", s)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ran := make(chan error, 1)
-	go func() { ran <- w.Run(ctx) }()
-
 	const clients = 5
 	for range clients {
 		out, err := shell("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | openssl s_client -connect 127.0.0.1:4433 -quiet 2>/dev/null").Output()
@@ -118,8 +93,4 @@ for _ in range(5):
 	server.Process.Kill()
 	server.Wait()
 	eventually(t, "the end of the server", func() bool { s := one(t, r); return s.Phase == Draining && s.Processes == 0 })
-	cancel()
-	if err := <-ran; err != nil {
-		t.Error(err)
-	}
 }
