@@ -70,6 +70,45 @@ busy                                                  40                   90kB 
 	}
 }
 
+// TestReasonsAreReadableOnATerminal: they wrap, however narrow it is, and no word of them is lost.
+func TestReasonsAreReadableOnATerminal(t *testing.T) {
+	reason := "TLS by rustls is not decoded yet because its symbols were stripped from the executable; keep them, or ask its makers to"
+	agent := &v1.Agent{Health: &v1.Health{Coverage: []*v1.Coverage{{Pid: 7, Process: "app", Reason: reason, TlsBytes: 8_000_000}}}}
+	for width, want := range map[int]string{
+		90: "\nWORKLOAD  PID  TLS BYTES  DECODED  SHARE  WHY\n" +
+			"app       7        8.0MB       0B     0%  TLS by rustls is not decoded yet because its\n" +
+			"                                          symbols were stripped from the executable; keep\n" +
+			"                                          them, or ask its makers to\n",
+		60: "\nWORKLOAD  PID  TLS BYTES  DECODED  SHARE  WHY\n" +
+			"app       7        8.0MB       0B     0%  \n" +
+			"    TLS by rustls is not decoded yet because its symbols\n" +
+			"    were stripped from the executable; keep them, or ask its\n" +
+			"    makers to\n",
+	} {
+		var out bytes.Buffer
+		if err := printGaps(World{Stdout: &out, Terminal: true, Width: width, Env: []string{"NO_COLOR=1"}}, []*v1.Agent{agent}); err != nil {
+			t.Fatal(err)
+		}
+		if out.String() != want {
+			t.Errorf("%d columns:\n%s\nwant\n%s", width, out.String(), want)
+		}
+	}
+	for width := 1; width < 120; width++ {
+		var out bytes.Buffer
+		if err := printGaps(World{Stdout: &out, Terminal: true, Width: width, Env: []string{"NO_COLOR=1"}}, []*v1.Agent{agent}); err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(out.String()) {
+			if n := utf8.RuneCountInString(strings.TrimRight(line, " \n")); n > max(width, wrapIndent+1) {
+				t.Errorf("%d columns: %q", width, line)
+			}
+		}
+		if got := strings.Join(strings.Fields(out.String()), " "); width > 20 && !strings.HasSuffix(got, " "+reason) {
+			t.Errorf("%d columns: %s", width, got)
+		}
+	}
+}
+
 // TestCoverageTableIsBounded has more workloads, and more reasons in one, than anybody reads.
 func TestCoverageTableIsBounded(t *testing.T) {
 	var rows []*v1.Coverage
@@ -193,7 +232,8 @@ func FuzzCoverage(f *testing.F) {
 		now := time.Now()
 		w := World{Stdout: &out, Now: func() time.Time { now = now.Add(gapPatience); return now }}
 		l := &live{world: w, calls: newCallTable(w, true), told: map[string]bool{}}
-		for _, err := range []error{printStatus(w, "here", &v1.GetStatusResponse{}, agents), printAgents(w, agents), l.agent(agents[0]), l.agent(agents[0])} {
+		for _, err := range []error{printStatus(w, "here", &v1.GetStatusResponse{}, agents), printAgents(w, agents), l.agent(agents[0]), l.agent(agents[0]),
+			printGaps(World{Stdout: &out, Terminal: true, Width: int(tls % 150), Env: []string{"NO_COLOR=1"}}, agents)} {
 			if err != nil {
 				t.Fatal(err)
 			}

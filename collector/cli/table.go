@@ -29,11 +29,13 @@ type cell struct {
 // text makes a cell without style.
 func text(s string) cell { return cell{text: s} }
 
-// column is one column: its head, how wide it begins, how wide it may grow on a terminal, and its side.
+// column is one column: its head, how wide it begins, how wide it may grow on a terminal, and its side. The last column may
+// be one that wraps, because a sentence that is cut says nothing.
 type column struct {
 	head     string
 	min, max int
 	right    bool
+	wraps    bool
 }
 
 // table aligns rows. A live table prints each row at once and widens its columns as wider values come; another one
@@ -111,18 +113,21 @@ func (t *table) head() {
 
 // print writes one line. Errors stay in the buffered writer until Flush tells them.
 func (t *table) print(row []cell) {
-	left := t.width
+	left, end := t.width, len(row)-1
 	for i, cell := range row {
-		text, last := cell.text, i == len(row)-1
-		n := utf8.RuneCountInString(text)
-		pad := max(0, t.widths[i]-n)
+		text, width := cell.text, t.widths[i]
 		if t.cut && t.width > 0 {
+			if (i == end || left <= 0) && t.columns[end].wraps && utf8.RuneCountInString(row[end].text) > left {
+				t.wrap(row[end], left)
+				break
+			}
 			if left <= 0 {
 				break
 			}
-			text = t.shorten(text, left)
+			text, width = t.shorten(text, left), min(width, left)
 			left -= t.widths[i] + 2
 		}
+		pad := max(0, width-utf8.RuneCountInString(text))
 		if t.columns[i].right {
 			io.WriteString(t.out, strings.Repeat(" ", pad))
 		}
@@ -130,7 +135,7 @@ func (t *table) print(row []cell) {
 			text = string(cell.style) + text + reset
 		}
 		io.WriteString(t.out, text)
-		if last {
+		if i == end {
 			break
 		}
 		if !t.columns[i].right {
@@ -139,6 +144,46 @@ func (t *table) print(row []cell) {
 		io.WriteString(t.out, "  ")
 	}
 	t.out.WriteByte('\n')
+}
+
+const (
+	// A text wraps in what is left of its line where that is wide enough to read, else below, indented.
+	readable   = 40
+	wrapIndent = 4
+)
+
+func (t *table) wrap(c cell, left int) {
+	indent := t.width - left
+	if left < readable {
+		indent, left = wrapIndent, max(1, t.width-wrapIndent)
+		t.out.WriteByte('\n')
+		io.WriteString(t.out, strings.Repeat(" ", indent))
+	}
+	if t.colour {
+		io.WriteString(t.out, string(c.style))
+	}
+	for at, word := 0, ""; c.text != ""; {
+		word, c.text, _ = strings.Cut(c.text, " ")
+		n := utf8.RuneCountInString(word)
+		switch {
+		case at == 0:
+		case at+1+n > left:
+			t.out.WriteByte('\n')
+			io.WriteString(t.out, strings.Repeat(" ", indent))
+			at = 0
+		default:
+			t.out.WriteByte(' ')
+			at++
+		}
+		if n > left {
+			word = t.shorten(word, left)
+		}
+		io.WriteString(t.out, word)
+		at += min(n, left)
+	}
+	if t.colour && c.style != plain {
+		io.WriteString(t.out, reset)
+	}
 }
 
 func (t *table) shorten(s string, limit int) string {

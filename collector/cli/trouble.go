@@ -21,7 +21,7 @@ func printTrouble(w World, agents []*v1.Agent) error {
 }
 
 func printProbes(w World, agents []*v1.Agent) error {
-	t := newTable(w, false, column{head: "NODE", max: 32}, column{head: "NOT PROBED", max: 48}, column{head: "WHY"})
+	t := newTable(w, false, column{head: "NODE", max: 32}, column{head: "NOT PROBED", max: 48}, column{head: "WHY", wraps: true})
 	n := 0
 	for _, a := range agents {
 		for _, p := range a.GetHealth().GetProbes() {
@@ -49,8 +49,8 @@ func printGaps(w World, agents []*v1.Agent) error {
 	if len(list) == 0 {
 		return nil
 	}
-	columns := []column{{head: "WORKLOAD", max: 48}, {head: "PID"}, {head: "TLS BYTES", right: true}, {head: "DECODED", right: true},
-		{head: "SHARE", right: true}, {head: "WHY"}}
+	columns := []column{{head: "WORKLOAD", max: 40}, {head: "PID"}, {head: "TLS BYTES", right: true}, {head: "DECODED", right: true},
+		{head: "SHARE", right: true}, {head: "WHY", wraps: true}}
 	if len(agents) > 1 {
 		columns = append([]column{{head: "NODE", max: 32}}, columns...)
 	}
