@@ -75,7 +75,7 @@ type Stream struct {
 	Layer     chunk.Layer
 	Protocol  string // the parser's: "http/1", "http/2"
 	Fresh     bool   // seen from its first byte
-	Gapped    bool   // bytes of it were missed so far
+	Gapped    bool   // bytes of it were missed so far; what a cap leaves out of a body is not missed
 	Unbound   bool   // no socket is known
 	Client    bool   // this end sent the requests
 }
@@ -164,6 +164,7 @@ func (f *Flow) data(s *stream, c *chunk.Chunk) {
 		}
 		data = data[min(seen, uint64(len(data))):]
 	} else if missing := c.Offset - t.next; missing > 0 {
+		s.Gapped = true
 		f.gap(s, c.Direction, missing, t.headsBefore(c), c.Time)
 	}
 	if len(data) > 0 {
@@ -174,6 +175,8 @@ func (f *Flow) data(s *stream, c *chunk.Chunk) {
 		if len(c.Data) == 0 && c.Flags.Has(chunk.Head) {
 			heads = 1
 		}
+		// Over the cap of a message, or over a budget: what passed is known, and nothing that was wanted is missing.
+		s.Gapped = s.Gapped || heads > 0 || !c.Flags.Has(chunk.Truncated) || c.Flags.Has(chunk.Fault)
 		f.gap(s, c.Direction, unseen, heads, c.Time)
 	}
 	t.advance(c)
@@ -202,7 +205,6 @@ func (f *Flow) feed(s *stream, d chunk.Direction, data []byte, at time.Duration)
 func (f *Flow) gap(s *stream, d chunk.Direction, bytes uint64, heads uint32, at time.Duration) {
 	f.counts.Gaps++
 	f.counts.GapBytes += bytes
-	s.Gapped = true
 	if s.muted {
 		return
 	}

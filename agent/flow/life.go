@@ -149,6 +149,7 @@ func (f *Flow) finish(s *stream) {
 			heads = end.heads - t.heads
 		}
 		if end.offset > t.next && !s.muted {
+			s.Gapped = true
 			f.gap(s, chunk.Direction(d), end.offset-t.next, heads, s.final.Time)
 			t.next, t.heads = end.offset, t.heads+heads
 		}

@@ -168,6 +168,7 @@ func (f *Flow) open(s *stream) {
 	s.parser = s.proto.make(f.cfg.Limits, late, func(x *parse.Exchange) {
 		f.counts.Calls++
 		s.told.Calls++
+		x.Gap = x.Gap && s.Gapped // else a cap alone cut it short
 		f.cfg.Emit(&s.Stream, x)
 	})
 	for d := range s.dir {

@@ -23,10 +23,19 @@ func (p *Parser) Gap(side parse.Side, bytes uint64, heads uint32, at time.Durati
 		p.endMessage(h, false) // its body never came
 	}
 	h.peek, h.awaits = false, false
+	if heads == 0 && h.state == skip && h.side == parse.Responses && len(p.calls) == 0 {
+		return // nobody waits for a response, so none began here
+	}
 	switch h.state {
 	case untilClose:
 		p.jump(h, bytes, at)
 		return
+	case adrift:
+		if heads == 0 {
+			p.jump(h, bytes, at)
+			return
+		}
+		p.land(h)
 	case body:
 		n := min(bytes, h.left)
 		p.jump(h, n, at)
@@ -47,14 +56,39 @@ func (p *Parser) Gap(side parse.Side, bytes uint64, heads uint32, at time.Durati
 			h.state = chunkEnd
 			return
 		}
+		bytes -= n
+	}
+	if heads == 0 && p.drifts(h) {
+		h.state = adrift
+		p.jump(h, bytes, at)
+		return
 	}
 	p.cut(h)
 	p.missed(h, uint64(heads))
 }
 
+// drifts reports whether a gap in which no head is known to begin can be the rest of h's chunked body. The kernel sees
+// only heads with which a buffer begins; a response that nobody has asked for can't begin at all, while a request might.
+func (p *Parser) drifts(h *half) bool {
+	if h.msg == nil || h.call == nil || h.state != chunkSize && h.state != chunkData && h.state != chunkEnd {
+		return false
+	}
+	if h.side == parse.Requests {
+		p.uncertain()
+		return h.call != nil && !p.ambiguous
+	}
+	return len(p.calls) == 0
+}
+
+// land ends a body that was adrift.
+func (p *Parser) land(h *half) {
+	p.endMessage(h, false)
+	h.state, h.ended = skip, false
+}
+
 // jump passes over bytes of a body.
 func (p *Parser) jump(h *half, n uint64, at time.Duration) {
-	if h.state != untilClose {
+	if h.state == body || h.state == chunkData {
 		h.left -= n
 	}
 	if h.msg != nil {
@@ -79,7 +113,7 @@ func (p *Parser) cut(h *half) {
 		}
 		p.endMessage(h, h.state == trailer)
 	case h.side == parse.Requests:
-		h.open = false
+		h.open, p.missing = false, true
 		if c := h.call; c != nil {
 			h.call = nil
 			if p.answer == c {
@@ -91,6 +125,7 @@ func (p *Parser) cut(h *half) {
 		}
 	default:
 		h.open = false
+		p.missing = true
 		p.missedResponse()
 	}
 	h.buf, h.scanned, h.state, h.tentative = h.buf[:0], 0, skip, false
@@ -114,6 +149,7 @@ func (p *Parser) missedResponse() {
 // missed accounts for heads inside a gap.
 func (p *Parser) missed(h *half, heads uint64) {
 	h.state = skip
+	p.missing = p.missing || heads > 0
 	p.uncertain()
 	if h.side == parse.Responses {
 		if !p.late || p.asked {

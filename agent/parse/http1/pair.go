@@ -16,6 +16,9 @@ func (p *Parser) begin(h *half) {
 	if h.side == parse.Responses {
 		return
 	}
+	if r := &p.half[parse.Responses]; r.state == adrift {
+		p.land(r) // whoever takes turns has all of it
+	}
 	if c := p.early; c != nil {
 		p.early, h.call = nil, c
 		p.requests++
@@ -186,6 +189,9 @@ func (p *Parser) endMessage(h *half, complete bool) {
 		c.reqDone = true
 	} else {
 		c.respDone = true
+		if r := &p.half[parse.Requests]; r.state == adrift && r.call == c {
+			p.land(r)
+		}
 	}
 	if p.answer == c && c.reqDone && c.respDone {
 		p.settle()
@@ -261,7 +267,7 @@ func (p *Parser) finish() {
 	}
 	p.disown()
 	p.settle()
-	if p.late || p.responses != p.requests { // on a late stream a response may answer a request from before
+	if p.responses != p.requests || p.late && p.missing { // a late stream's response may answer a request from before
 		p.doubtful()
 	}
 	p.confirm()

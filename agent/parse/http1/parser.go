@@ -11,8 +11,10 @@
 //	        └─────────────────────────────────────┘              │
 //	a gap in a head or in framing, or a malformed one ──▶ skip ──┘ at a buffer that begins with a head
 //
-// A gap inside a body or chunk of known length is jumped. Any other gap loses what it hit, and the reader skips to the
-// next captured buffer that begins with a head.
+// A gap inside a body or chunk of known length is jumped. A gap beyond a chunk in which no message began is the rest of
+// that body, whose framing is lost: it is adrift, and ends where a head begins on its side, where the turn passes to the
+// other side, or with the connection; its length is then that of what passed, framing included. Any other gap loses what
+// it hit, and the reader skips to the next captured buffer that begins with a head.
 //
 // Pairing is by ordinal: requests and responses are both counted from 0, those inside gaps by the heads that the kernel
 // saw begin there. While nothing was lost, order alone is certain, pipelined or not (RFC 9112 §9.3.2). After a loss a
@@ -57,6 +59,7 @@ const (
 	chunkEnd                // the line end behind a chunk
 	trailer                 // fields after the last chunk
 	untilClose              // a body that ends with the connection
+	adrift                  // in a chunked body whose framing is lost: it goes on to the next head
 	skip                    // framing is lost
 )
 
@@ -106,6 +109,7 @@ type Parser struct {
 	doubted *call // complete, after a loss: waits for proof that the connection takes turns
 	proofs  int   // still needed before pairs are handed out at once
 
+	missing   bool // a head was lost
 	certain   bool // no head was lost: order alone pairs
 	pipelined bool // a response began when a later request had begun
 	ambiguous bool // pairing is impossible for the rest of the connection
@@ -224,6 +228,13 @@ func (p *Parser) step(h *half, data []byte, at time.Duration) int {
 		return n
 	case chunkSize, chunkEnd, trailer:
 		return p.readFraming(h, data, at)
+	case adrift:
+		if h.fresh && Sniff(h.side, data) != parse.No {
+			p.land(h)
+			return 0
+		}
+		p.keep(h, data, at)
+		return len(data)
 	case untilClose:
 		p.keep(h, data, at)
 		return len(data)
