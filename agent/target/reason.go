@@ -43,6 +43,7 @@ type Explainer struct {
 	files  map[stamp]*opened
 	stacks []stack
 	finder *finder
+	brief  brief
 }
 
 // life names a process for good, as the kernel's side does.
@@ -107,7 +108,7 @@ func (e *Explainer) Explain(traffic []Traffic) []Uncovered {
 			k.asked = now
 			u.Process = k.sight.process
 		}
-		u.Reason = reasonOf(t, k)
+		u.Reason = oneLine(reasonOf(t, k))
 		list = append(list, u)
 	}
 	e.forget(now)
@@ -123,7 +124,7 @@ func (e *Explainer) due(rows []Traffic, now time.Time) []Traffic {
 	for _, t := range rows {
 		k := e.told[life{t.PID, t.Start}]
 		switch {
-		case t.Ended || t.Undecoded == 0 && t.QUIC == 0 && !t.KTLS:
+		case t.Ended && !(k == nil && e.brief.holds(life{t.PID, t.Start})), t.Undecoded == 0 && t.QUIC == 0 && !t.KTLS:
 		case k == nil:
 			never = append(never, t)
 		case k.ended:
@@ -152,9 +153,9 @@ func (e *Explainer) lookAt(t Traffic, now time.Time, r round) {
 		e.told[key] = k
 	}
 	k.looked, k.asked, k.undecoded = now, now, t.Undecoded
-	saw, ended := e.see(t, k, r.search)
-	if k.ended = ended; ended {
-		return
+	saw, ended := e.see(t, k, r)
+	if k.ended = ended; ended && k.sight.process != "" {
+		return // it keeps what was seen while it ran
 	}
 	k.sight = saw
 	if len(saw.decoded) == 0 {

@@ -26,6 +26,7 @@ type sight struct {
 	packed    bool
 	searching bool   // its files are not all searched
 	cut       bool   // a file was too large to search all of it
+	alone     bool   // only the executable was there to be looked at
 	code      uint64 // a hash of which files it runs code of, where all of them were searched
 }
 
@@ -37,19 +38,34 @@ func (s *sight) onlyDecoded() bool {
 	return len(s.decoded) > 0 && len(s.problems) == 0 && len(s.others) == 0
 }
 
-// clockTick is the unit of /proc/PID/stat: USER_HZ is 100 on every architecture that Go runs on.
-const clockTick = 10 * time.Millisecond
-
 // see looks at a process; k is what is known of it. ended says that it is gone, or another one has its id.
-func (e *Explainer) see(t Traffic, k *told, until time.Time) (s sight, ended bool) {
-	s = e.gather(t, k, until)
+func (e *Explainer) see(t Traffic, k *told, r round) (s sight, ended bool) {
+	if !t.Ended {
+		if s, ended = e.seeAlive(t, k, r.search); !ended {
+			e.brief.release(life{t.PID, t.Start})
+			return s, false
+		}
+	}
+	return e.seeBrief(t, r.end), true
+}
+
+func (e *Explainer) seeAlive(t Traffic, k *told, until time.Time) (s sight, ended bool) {
+	exe, err := os.Open(procPath(e.Proc, t.PID, "exe"))
+	switch {
+	case err == nil:
+		s = e.gather(t, k, exe, until)
+		exe.Close()
+	case errors.Is(err, fs.ErrNotExist):
+	default:
+		s.fault = fmt.Sprintf("its executable cannot be opened: %v", reword(err))
+	}
 	// What was read is about this process only if it is still there.
 	p, parent, err := readProcess(e.Proc, t.PID)
-	if err != nil || t.Start != 0 && p.Start != uint64(t.Start/clockTick) {
+	if err != nil || t.Start != 0 && p.Start != uint64(t.Start/tick) {
 		return sight{}, true
 	}
 	if s.process == "" && s.fault == "" {
-		// No executable: a thread of the kernel (they descend from 2, and know no program), or one that nobody waited for.
+		// No executable: a thread of the kernel (they descend from 2, and run no program), or one that nobody waited for.
 		if parent != 2 {
 			return sight{}, true
 		}
@@ -58,35 +74,22 @@ func (e *Explainer) see(t Traffic, k *told, until time.Time) (s sight, ended boo
 	return s, false
 }
 
-func (e *Explainer) gather(t Traffic, k *told, until time.Time) (s sight) {
-	exe, err := os.Open(procPath(e.Proc, t.PID, "exe"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return s
-	} else if err != nil {
-		s.fault = fmt.Sprintf("its executable cannot be opened (%v); give the agent CAP_SYS_PTRACE", reword(err))
-		return s
-	}
-	defer exe.Close()
-	// The path of the open file, not of the link: the process may run another program by now.
-	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(exe.Fd())))
+func (e *Explainer) gather(t Traffic, k *told, exe *os.File, until time.Time) (s sight) {
+	name, err := nameOf(exe)
 	if err != nil {
 		s.fault = "the path of its executable cannot be read: " + err.Error()
 		return s
 	}
-	name = strings.TrimSuffix(name, " (deleted)")
 	s.process = path.Base(name)
 	if t.Undecoded == 0 {
 		return s // nothing to explain that the kernel has not said
 	}
 	mappings, err := e.mappings(t.PID)
 	if err != nil {
-		s.fault = fmt.Sprintf("its memory map cannot be read (%v); give the agent CAP_SYS_PTRACE", reword(err))
+		s.fault = fmt.Sprintf("its memory map cannot be read: %v", reword(err))
 		return s
 	}
-	head := make([]byte, 8)
-	if n, _ := exe.ReadAt(head, 0); isNarrow(head[:n]) {
-		s.narrow = true
-	}
+	s.narrow = isNarrowFile(exe)
 	e.fromTable(&s, t.PID, mappings)
 	e.builtIn(&s, name, exe)
 	e.known(&s, t.PID, mappings)
@@ -103,6 +106,18 @@ func (e *Explainer) gather(t Traffic, k *told, until time.Time) (s sight) {
 		s.unprobed = e.imports(exe)
 	}
 	return s
+}
+
+// nameOf is the path of an open executable. The link in procfs may show another program by now.
+func nameOf(exe *os.File) (string, error) {
+	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(exe.Fd())))
+	return strings.TrimSuffix(name, " (deleted)"), err
+}
+
+func isNarrowFile(exe *os.File) bool {
+	head := make([]byte, 8)
+	n, _ := exe.ReadAt(head, 0) // what cannot be read is not 32-bit
+	return isNarrow(head[:n])
 }
 
 // codeOf tells whether a process runs code of the same files as before.

@@ -98,7 +98,7 @@ func TestExplainKnowsTheDead(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := explainer(unknownToProbe)
-	alive := Traffic{PID: c.pid(), Start: time.Duration(p.Start)*clockTick + 3*time.Millisecond, Undecoded: 4}
+	alive := Traffic{PID: c.pid(), Start: time.Duration(p.Start)*tick + 3*time.Millisecond, Undecoded: 4}
 	other := alive
 	other.Start += time.Hour
 	if got := e.Explain([]Traffic{other}); got[0].Reason != endedUnseen || got[0].Process != "" {
@@ -170,5 +170,78 @@ func TestExplainKernelThread(t *testing.T) {
 	got := e.Explain([]Traffic{{PID: 90, Undecoded: 1}})
 	if got[0].Reason != "what does its TLS is unknown: it is a thread of the kernel" {
 		t.Errorf("%+v", got)
+	}
+}
+
+// A process that is over before its turn is told by the executable that was held for it, and nothing stays open.
+func TestExplainABriefLife(t *testing.T) {
+	needRoot(t)
+	program, err := compileC(t, holding("ssl/tls13_client.cc", "ssl/s3_pkt.cc"))
+	if err != nil {
+		t.Skipf("no C compiler: %v", err)
+	}
+	e := explainer(unknownToProbe)
+	live := func(program string) Traffic {
+		c := run(t, program)
+		pid := uint32(c.Process.Pid)
+		eventually(t, "exec", func() bool { _, _, exe, _ := exeOf("/proc", pid); return exe == program })
+		p, _, err := readProcess("/proc", pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		start := time.Duration(p.Start) * tick
+		e.Started(pid, start)
+		c.Process.Kill()
+		c.Wait()
+		return Traffic{PID: pid, Start: start, Undecoded: 5}
+	}
+	const want = "TLS by BoringSSL or AWS-LC linked into the executable without the symbols that probes need is not decoded yet; the process has ended"
+	for _, ended := range []bool{false, true} {
+		over := live(program)
+		over.Ended = ended
+		for range 2 {
+			if got := e.Explain([]Traffic{over}); got[0].Reason != want || got[0].Process != "program" {
+				t.Errorf("ended %v: %+v", ended, got)
+			}
+		}
+	}
+	cat, _ := compileC(t, holding("nothing"))
+	if got := e.Explain([]Traffic{live(cat)}); !strings.HasPrefix(got[0].Reason, "what does its TLS is unknown: its executable shows no TLS library, and it ended before") {
+		t.Errorf("nothing in it: %+v", got)
+	}
+	if len(e.brief.held) != 0 {
+		t.Errorf("%d executables are still held", len(e.brief.held))
+	}
+	for i := range uint32(maxBrief + 10) {
+		e.Started(uint32(os.Getpid()), time.Duration(i))
+	}
+	if len(e.brief.held) != maxBrief || e.brief.holds(life{uint32(os.Getpid()), 9}) || !e.brief.holds(life{uint32(os.Getpid()), 10}) {
+		t.Errorf("%d are held", len(e.brief.held))
+	}
+	eventually(t, "the executables to be let go of", func() bool {
+		e.brief.mu.Lock()
+		defer e.brief.mu.Unlock()
+		return len(e.brief.held) == 0
+	})
+	e.Started(uint32(os.Getpid()), 0)
+	if e.Close(); len(e.brief.held) != 0 {
+		t.Errorf("%d are held after Close", len(e.brief.held))
+	}
+}
+
+// Names of files are chosen by those who are watched.
+func TestReasonsAreOneLine(t *testing.T) {
+	for in, want := range map[string]string{
+		"a\nb":               "a; b",
+		"a\x1b[2Jb\rc\u202e": "a?[2Jb?c?",
+		"bad \xff\xfe utf8":  "bad ?? utf8",
+		"ümlaut":             "ümlaut",
+	} {
+		if got := oneLine(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+	if got := oneLine(strings.Repeat("ü", maxReason)); len(got) > maxReason || !strings.HasSuffix(got, "ü…") {
+		t.Errorf("%d bytes: %q", len(got), got[len(got)-10:])
 	}
 }

@@ -85,12 +85,13 @@ type search struct {
 	read   uint64
 	narrow bool // a 32-bit file
 	packed bool // by UPX: what runs is not in the file as such
-	cut    bool // maxSearched ended it
+	limit  uint64
+	cut    bool // the limit ended it
 }
 
 // newSearch plans where to look: in the constants of a 64-bit file, and in all of a 32-bit one.
 func newSearch(r io.ReaderAt, size uint64, texts int, b Budget) (*search, error) {
-	s := &search{seen: make([]bool, texts)}
+	s := &search{seen: make([]bool, texts), limit: maxSearched}
 	head := make([]byte, 1<<10)
 	n, err := r.ReadAt(head, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -159,7 +160,7 @@ func (s *search) advance(r io.ReaderAt, f *finder, deadline time.Time) bool {
 			s.todo, s.state = s.todo[1:], 0 // a text does not go on in another part
 			continue
 		}
-		if s.read >= maxSearched {
+		if s.read >= s.limit {
 			s.todo, s.cut = nil, true
 			break
 		}

@@ -109,10 +109,14 @@ func TestSearchIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if s.limit != maxSearched {
+		t.Errorf("limited to %d bytes", s.limit)
+	}
+	s.limit = 8 << 20
 	if s.advance(file, finder, time.Now().Add(-time.Second)) || s.read != 0 {
 		t.Fatalf("went on after the deadline: %d bytes", s.read)
 	}
-	if !s.advance(file, finder, time.Now().Add(time.Minute)) || !s.cut || s.read > maxSearched+searchStep {
+	if !s.advance(file, finder, time.Now().Add(time.Minute)) || !s.cut || s.read > s.limit+searchStep {
 		t.Fatalf("cut %v, read %d", s.cut, s.read)
 	}
 }

@@ -3,6 +3,7 @@ package target
 import (
 	"fmt"
 	"strings"
+	"unicode"
 )
 
 // The sentences. Other parts show them as they are.
@@ -80,6 +81,8 @@ func (s *sight) sentence(kernelEncrypts, grown bool) string {
 		return "what does its TLS is unknown so far: its files are still being searched for a TLS library"
 	case s.packed:
 		return "what does its TLS is unknown: no known library is mapped, and the executable is packed (UPX), so that nothing can be read from it"
+	case s.alone:
+		return "what does its TLS is unknown: its executable shows no TLS library, and it ended before its shared libraries were looked at"
 	case s.cut:
 		return fmt.Sprintf("what does its TLS is unknown: no known library is mapped, and the first %d MiB of constants in its files show none", maxSearched>>20)
 	}
@@ -99,4 +102,21 @@ func (s *sight) residue(decoded string, grown bool) string {
 	}
 	ways = append(ways, "in handshakes that came to nothing", "or on connections that could not be matched to it")
 	return decoded + "; these bytes passed " + strings.Join(ways, ", ")
+}
+
+// maxReason bounds a line, in bytes: paths are chosen by those who are watched.
+const maxReason = 1000
+
+// oneLine keeps what names of files may contain out of a line.
+func oneLine(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == unicode.ReplacementChar {
+			return '?'
+		}
+		return r
+	}, strings.ReplaceAll(text, "\n", "; "))
+	if len(text) <= maxReason {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxReason-len("…")], "") + "…"
 }
