@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -143,46 +142,6 @@ func TestNoBuildID(t *testing.T) {
 	}
 }
 
-func TestGoPrograms(t *testing.T) {
-	self, err := InspectExecutable(open(t, "/proc/self/exe"), slow())
-	if err != nil || self.Go == nil || self.Go.Version != runtime.Version() || self.StaticTLS != "" {
-		t.Errorf("this test: %+v (%+v), %v", self, self.Go, err)
-	}
-	dir := t.TempDir()
-	for name, code := range map[string]string{
-		"tls": "package main\nimport \"crypto/tls\"\nfunc main() { c, err := tls.Dial(\"tcp\", \"127.0.0.1:1\", nil); if err == nil { c.Read(nil) } }\n",
-		"no":  "package main\nfunc main() { println(1) }\n",
-	} {
-		source := filepath.Join(dir, name+".go")
-		if err := os.WriteFile(source, []byte(code), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		for _, mode := range map[string][]string{"tls": {"exe", "pie"}, "no": {"exe"}}[name] {
-			program := filepath.Join(dir, name+"-"+mode)
-			if out, err := exec.Command("go", "build", "-ldflags=-s -w", "-buildmode="+mode, "-o", program, source).CombinedOutput(); err != nil {
-				t.Skipf("go build: %v: %s", err, out)
-			}
-			f, err := InspectExecutable(open(t, program), slow())
-			want := map[string]Answer{"tls": Yes, "no": No}[name]
-			if err != nil || f.Go == nil || f.Go.Version != runtime.Version() || f.Go.TLS != want || f.StaticTLS != "" {
-				t.Errorf("%s stripped, %s: %+v (%+v), %v, want TLS %v", name, mode, f, f.Go, err, want)
-			}
-		}
-	}
-}
-
-func TestStaticTLS(t *testing.T) {
-	for path, want := range map[string]bool{"/usr/bin/node": true, "/usr/bin/python3": false, "/usr/sbin/nginx": false} {
-		if _, err := os.Stat(path); err != nil {
-			continue
-		}
-		f, err := InspectExecutable(open(t, path), slow())
-		if err != nil || (f.StaticTLS != "") != want || f.Go != nil {
-			t.Errorf("%s: %+v, %v, want static %v", path, f, err, want)
-		}
-	}
-}
-
 // endless has a header that promises much, and gives zeros for ever.
 type endless struct {
 	head []byte
@@ -200,50 +159,59 @@ func (e *endless) ReadAt(p []byte, at int64) (int, error) {
 	return len(p), nil
 }
 
-func hugeTable(t *testing.T) []byte {
+// hugeTable makes a library that exports no function of OpenSSL, and whose table of symbols, or of their names, claims
+// to have a terabyte.
+func hugeTable(t *testing.T, kind elf.SectionType) []byte {
 	t.Helper()
 	image, err := os.ReadFile(compile(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	// .symtab claims a terabyte of functions.
 	le := binary.LittleEndian
+	names := int(le.Uint16(image[62:]))
 	for i, at := 0, le.Uint64(image[40:]); i < int(le.Uint16(image[60:])); i, at = i+1, at+64 {
-		if le.Uint32(image[at+4:]) == uint32(elf.SHT_SYMTAB) {
-			le.PutUint64(image[at+24:], uint64(len(image))+1)
-			le.PutUint64(image[at+32:], 1<<40)
+		loaded := le.Uint64(image[at+8:])&uint64(elf.SHF_ALLOC) != 0
+		if loaded && le.Uint32(image[at+4:]) == uint32(elf.SHT_STRTAB) {
+			offset, size := le.Uint64(image[at+24:]), le.Uint64(image[at+32:])
+			copy(image[offset:], bytes.ReplaceAll(image[offset:offset+size], []byte("SSL_"), []byte("XXX_")))
 		}
-		if le.Uint32(image[at+4:]) == uint32(elf.SHT_DYNSYM) {
-			le.PutUint32(image[at+4:], uint32(elf.SHT_PROGBITS))
+		if !loaded && i != names && le.Uint32(image[at+4:]) == uint32(kind) {
+			le.PutUint64(image[at+32:], 1<<40)
+			if kind == elf.SHT_SYMTAB {
+				le.PutUint64(image[at+24:], uint64(len(image))+1)
+			}
 		}
 	}
-	image = bytes.ReplaceAll(image, []byte("SSL_read\x00"), []byte("XXX_read\x00"))
-	return bytes.ReplaceAll(image, []byte("SSL_write\x00"), []byte("XXX_write\x00"))
+	return image
 }
 
 func TestBudgetOfBytes(t *testing.T) {
-	src := &endless{head: hugeTable(t)}
-	f, err := InspectExecutable(src, Budget{Bytes: 1 << 20, Time: time.Minute})
-	if err != nil || !f.Partial {
-		t.Errorf("got %+v, %v, want it to say that it is partial", f, err)
-	}
-	if src.read > 1<<20 {
-		t.Errorf("%d bytes were read of 1 MiB allowed", src.read)
-	}
-	if _, err := BuildID(&endless{head: src.head}, Budget{Bytes: blockSize - 1, Time: time.Minute}); !errors.Is(err, ErrBudget) {
-		t.Errorf("no bytes at all: %v", err)
+	for _, kind := range []elf.SectionType{elf.SHT_SYMTAB, elf.SHT_STRTAB} {
+		src := &endless{head: hugeTable(t, kind)}
+		f, err := InspectProgram(src, Libraries(), Budget{Bytes: 1 << 20, Time: time.Minute})
+		if !errors.Is(err, ErrBudget) {
+			t.Errorf("%v: got %+v, %v, want the budget", kind, f, err)
+		}
+		if src.read > 3<<20 { // for the head and for each entry
+			t.Errorf("%v: %d bytes were read of three times 1 MiB allowed", kind, src.read)
+		}
+		if _, err := BuildID(&endless{head: src.head}, Budget{Bytes: blockSize - 1, Time: time.Minute}); !errors.Is(err, ErrBudget) {
+			t.Errorf("%v: no bytes at all: %v", kind, err)
+		}
 	}
 }
 
 func TestBudgetOfTime(t *testing.T) {
-	src := &endless{head: hugeTable(t), wait: 5 * time.Millisecond}
-	began := time.Now()
-	f, err := InspectExecutable(src, Budget{Bytes: 1 << 40, Time: 50 * time.Millisecond})
-	if took := time.Since(began); took > time.Second {
-		t.Errorf("took %v of 50 ms allowed", took)
-	}
-	if err == nil && !f.Partial {
-		t.Errorf("got %+v, want it to say that it is partial", f)
+	for _, kind := range []elf.SectionType{elf.SHT_SYMTAB, elf.SHT_STRTAB} {
+		src := &endless{head: hugeTable(t, kind), wait: 5 * time.Millisecond}
+		began := time.Now()
+		f, err := InspectProgram(src, Libraries(), Budget{Bytes: 1 << 40, Time: 50 * time.Millisecond})
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("%v: took %v of 50 ms allowed", kind, took)
+		}
+		if !errors.Is(err, ErrBudget) {
+			t.Errorf("%v: got %+v, %v, want the budget", kind, f, err)
+		}
 	}
 }
 
@@ -280,7 +248,7 @@ func FuzzInspect(f *testing.F) {
 				t.Errorf("%s at %#x", name, offset)
 			}
 		}
-		InspectExecutable(r, b)
+		InspectProgram(r, Libraries(), b)
 		BuildID(r, b)
 		if took := time.Since(began); took > 2*time.Second {
 			t.Errorf("took %v", took)

@@ -18,7 +18,7 @@ const programsAreLarger = 16
 type Carried struct {
 	Library string
 	Sites   []Site
-	Problem error // why it cannot be probed
+	Problem error // why it cannot be probed; then there are no Sites
 }
 
 // DescribeProgram looks into a program for TLS that it carries itself: exported or static functions, and Go's crypto/tls.
@@ -35,20 +35,19 @@ func DescribeProgram(cache *Cache, libs []Library, path string, handle *os.File)
 	file = File{ID: s.id, Path: path}
 	file.ID.BuildID = facts.BuildID
 	var names []string
-	var problems []error
 	for _, c := range facts.Carried {
-		names = append(names, c.Library)
-		file.Sites = append(file.Sites, c.Sites...)
-		if c.Problem != nil {
-			problems = append(problems, fmt.Errorf("read %s: %s: %w; its calls stay unseen", path, c.Library, c.Problem))
+		if c.Problem == nil {
+			names = append(names, c.Library)
+			file.Sites = append(file.Sites, c.Sites...)
 		}
 	}
-	file.Library = strings.Join(names, " and ")
 	if len(file.Sites) == 0 {
-		file.Problem = errors.Join(problems...)
+		first := facts.Carried[0]
+		file.Library = first.Library
+		file.Problem = fmt.Errorf("read %s: %w; its calls stay unseen", path, first.Problem)
 		return file, true
 	}
-	file.Handle = handle
+	file.Library, file.Handle = strings.Join(names, " and "), handle
 	return file, true
 }
 
@@ -70,25 +69,28 @@ func InspectProgram(r io.ReaderAt, libs []Library, b Budget) (Facts, error) {
 	if f.BuildID, err = im.buildID(); err != nil {
 		return f, err
 	}
-	_, isGo, err := im.buildInfo()
-	if err := notBudget(err); err != nil {
-		return f, err
-	}
+	var spent error
 	for _, lib := range libs {
+		im.r = newBounded(r, b) // one entry must not starve the next
 		var carried Carried
 		var found bool
-		switch {
-		case lib.Where == Executable:
+		switch lib.Where {
+		case Executable:
 			carried, found, err = im.carriesSymbols(lib)
-		case lib.Where == GoProgram && isGo:
+		case GoProgram:
 			carried, found, err = im.carriesGo(lib)
 		}
-		if err != nil {
-			return f, err
-		}
-		if found {
+		switch {
+		case errors.Is(err, ErrBudget):
+			spent = fmt.Errorf("search for %s: %w", lib.Name, err)
+		case err != nil:
+			return f, fmt.Errorf("search for %s: %w", lib.Name, err)
+		case found:
 			f.Carried = append(f.Carried, carried)
 		}
+	}
+	if len(f.Carried) == 0 {
+		return f, spent
 	}
 	return f, nil
 }
@@ -121,16 +123,20 @@ func (im *image) carriesSymbols(lib Library) (Carried, bool, error) {
 // then nothing is missed by it.
 func (im *image) carriesGo(lib Library) (Carried, bool, error) {
 	c := Carried{Library: lib.Name}
+	info, ok, err := im.buildInfo()
+	if err != nil || !ok {
+		return c, false, err
+	}
 	places, problems, err := im.goSites(lib.symbols())
 	if err != nil {
 		// Whether it has TLS is not known then, but a Go program that cannot be read is worth a line.
-		c.Problem = fmt.Errorf("this Go program could not be searched: %w", err)
+		c.Problem = fmt.Errorf("this Go program (%s) could not be searched: %w", im.goVersion(info), err)
 		return c, true, nil
 	}
 	for _, f := range lib.Functions {
 		if err, ok := problems[f.Symbol]; ok && f.Required {
 			// Half a connection would be misread as a whole one.
-			return Carried{Library: lib.Name, Problem: fmt.Errorf("%s cannot be probed: %w", f.Symbol, err)}, true, nil
+			return Carried{Library: lib.Name, Problem: fmt.Errorf("%s (%s) cannot be probed: %w", f.Symbol, im.goVersion(info), err)}, true, nil
 		}
 		place, ok := places[f.Symbol]
 		if !ok {

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"io"
 	"os"
+	"slices"
 	"sync"
+	"time"
 )
 
 // Facts are what an ELF file says about itself.
@@ -12,10 +14,7 @@ type Facts struct {
 	BuildID   string
 	Functions map[string]uint64 // exported functions that were asked for → file offset of the entry
 	Places    map[string]uint64 // the same functions → file offset where probes cost least
-	Go        *Go               // nil: not a Go program
-	StaticTLS string            // a function of OpenSSL or BoringSSL that is linked into the executable; "" = none found
-	Partial   bool              // the budget was spent before every question was answered
-	Carried   []Carried         // what a program has of the table (InspectProgram)
+	Carried   []Carried         // of the table's entries for programs (InspectProgram)
 }
 
 // InspectLibrary reads what probing a library needs.
@@ -38,46 +37,6 @@ func InspectLibrary(r io.ReaderAt, symbols []string, b Budget) (Facts, error) {
 	return f, nil
 }
 
-// InspectExecutable reads how a program may do TLS by itself. A spent budget leaves questions open, it is no error.
-func InspectExecutable(r io.ReaderAt, b Budget) (Facts, error) {
-	im, err := openImage(newBounded(r, b))
-	if err != nil {
-		return Facts{}, err
-	}
-	var f Facts
-	for _, ask := range []func() error{
-		func() (err error) { f.BuildID, err = im.buildID(); return err },
-		func() (err error) {
-			g, ok, err := im.golang()
-			if ok {
-				f.Go = &g
-				f.Partial = g.TLS == Unknown
-			}
-			return err
-		},
-		func() (err error) {
-			static := []string{"SSL_read", "SSL_write"}
-			if f.Functions, err = im.exported(static); err == nil && len(f.Functions) == 0 {
-				f.Functions, err = im.linked(static)
-			}
-			for _, name := range static {
-				if _, ok := f.Functions[name]; ok {
-					f.StaticTLS = name
-					break
-				}
-			}
-			return err
-		},
-	} {
-		if err := ask(); errors.Is(err, ErrBudget) {
-			f.Partial = true
-		} else if err != nil {
-			return f, err
-		}
-	}
-	return f, nil
-}
-
 // maxCachedFiles bounds the cache; a host has far fewer distinct programs.
 const maxCachedFiles = 4096
 
@@ -90,12 +49,21 @@ type Cache struct {
 
 type cacheKey struct {
 	stamp   stamp
-	library string // "" = read as an executable
+	library string // or what else it was read for
 }
 
 type cacheEntry struct {
 	facts Facts
 	err   error
+	until time.Time // when to read again; zero = never
+}
+
+// retrySpent is when a file that spent its budget is read again: the host may have been short of processors.
+const retrySpent = time.Minute
+
+// spent reports whether a budget ended the reading before the answer was known.
+func (e cacheEntry) spent() bool {
+	return errors.Is(e.err, ErrBudget) || slices.ContainsFunc(e.facts.Carried, func(c Carried) bool { return errors.Is(c.Problem, ErrBudget) })
 }
 
 // NewCache makes an empty cache.
@@ -103,10 +71,6 @@ func NewCache(b Budget) *Cache { return &Cache{budget: b, entries: map[cacheKey]
 
 func (c *Cache) library(f *os.File, s stamp, lib Library) (Facts, error) {
 	return c.get(cacheKey{s, lib.Name}, func() (Facts, error) { return InspectLibrary(f, lib.symbols(), c.budget) })
-}
-
-func (c *Cache) executable(f *os.File, s stamp) (Facts, error) {
-	return c.get(cacheKey{s, ""}, func() (Facts, error) { return InspectExecutable(f, c.budget) })
 }
 
 // BuildID reads the build id of the program that a process runs: "" where it has none or cannot be read.
@@ -135,10 +99,14 @@ func (c *Cache) get(key cacheKey, read func() (Facts, error)) (Facts, error) {
 	c.mu.Lock()
 	e, ok := c.entries[key]
 	c.mu.Unlock()
-	if ok {
+	if ok && (e.until.IsZero() || time.Now().Before(e.until)) {
 		return e.facts, e.err
 	}
+	e = cacheEntry{}
 	e.facts, e.err = read()
+	if e.spent() {
+		e.until = time.Now().Add(retrySpent)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.entries) >= maxCachedFiles {
