@@ -65,6 +65,7 @@ type Registry struct {
 
 	mu       sync.Mutex
 	files    map[key]*entry
+	aliases  map[target.Identity]target.Identity // another name of an inode → the one that is in files
 	closed   bool
 	overflow uint64
 
@@ -92,7 +93,7 @@ type entry struct {
 // New makes an empty Registry. Close it.
 func New(programs Programs, times Times) *Registry {
 	r := &Registry{
-		programs: programs, times: times, now: time.Now, files: map[key]*entry{},
+		programs: programs, times: times, now: time.Now, files: map[key]*entry{}, aliases: map[target.Identity]target.Identity{},
 		slots: make(chan struct{}, maxDetaching), stop: make(chan struct{}), swept: make(chan struct{}),
 	}
 	go r.sweepLoop()
@@ -114,7 +115,7 @@ func (r *Registry) Use(p target.Process, f target.File) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case r.closed || r.files[key{f.ID, f.Only}] != e:
+	case r.closed || r.files[key{e.state.ID, f.Only}] != e:
 		// Closed, superseded or gone while attaching.
 		r.detach(links)
 		return false
@@ -139,7 +140,7 @@ func (r *Registry) enter(p target.Process, f target.File) (e *entry, isNew, atta
 	if r.closed {
 		return nil, false, false
 	}
-	k := key{f.ID, f.Only}
+	k := key{r.known(f.ID, f.Only), f.Only}
 	if e, ok := r.files[k]; ok {
 		e.users[p] = struct{}{}
 		if e.state.Phase == Failed && r.now().Sub(e.tried) >= e.wait {
@@ -169,9 +170,11 @@ func (r *Registry) enter(p target.Process, f target.File) (e *entry, isNew, atta
 // supersede lets go at once of a file on the same inode with another build id: it was overwritten in place.
 func (r *Registry) supersede(id target.Identity) {
 	for old, e := range r.files {
-		if old.id.Dev == id.Dev && old.id.Ino == id.Ino && old.id.Born == id.Born && old.id.BuildID != id.BuildID && e.links != nil {
+		before := id
+		before.BuildID = old.id.BuildID
+		if old.id.BuildID != id.BuildID && old.id.SameInode(before) && e.links != nil {
 			r.detach(e.links)
-			delete(r.files, old)
+			r.remove(old)
 		}
 	}
 }
@@ -185,10 +188,10 @@ func (r *Registry) Drop(p target.Process, id target.Identity) {
 		// What is for one process goes with it: nobody else can come back to it.
 		if delete(e.users, p); len(e.users) == 0 {
 			r.detach(e.links)
-			delete(r.files, own)
+			r.remove(own)
 		}
 	}
-	e, ok := r.files[key{id, 0}]
+	e, ok := r.files[key{r.known(id, 0), 0}]
 	if !ok {
 		return
 	}
@@ -231,7 +234,7 @@ func (r *Registry) Refused() uint64 {
 func (r *Registry) State(id target.Identity) (known, attached bool, reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e, ok := r.files[key{id, 0}]
+	e, ok := r.files[key{r.known(id, 0), 0}]
 	if !ok {
 		return false, false, ""
 	}
@@ -269,7 +272,7 @@ func (r *Registry) sweep() {
 		idle := now.Sub(e.idle)
 		if e.state.Phase == Draining && idle >= r.times.Grace || e.state.Phase == Failed && idle >= r.times.Forget {
 			r.detach(e.links)
-			delete(r.files, k)
+			r.remove(k)
 		}
 	}
 }
@@ -301,7 +304,7 @@ func (r *Registry) Close(ctx context.Context) error {
 	n := len(r.files)
 	for k, e := range r.files {
 		r.detach(e.links)
-		delete(r.files, k)
+		r.remove(k)
 	}
 	r.mu.Unlock()
 	<-r.swept

@@ -17,11 +17,18 @@ import (
 // Identity is one real file. A probe sits on the inode, so this is what "attach once" is about.
 //
 // On overlayfs two containers of one image show the same inode under two devices, and the device of the layer is not
-// to be had. There Dev is 0 and the birth time of the inode, in nanoseconds, takes its place.
+// to be had. There Dev is 0 and the birth time of the inode takes its place.
 type Identity struct {
 	Dev, Ino uint64
-	Born     int64
+	Born     int64 // nanoseconds since 1970; 0 = the file system does not say
 	BuildID  string
+}
+
+// SameInode reports whether two names are surely of one inode, or as surely as can be told: the one as an overlay shows
+// it, and the other as its layer does.
+func (id Identity) SameInode(other Identity) bool {
+	return id == other || (id.Dev == 0) != (other.Dev == 0) && id.Born != 0 &&
+		id.Ino == other.Ino && id.Born == other.Born && id.BuildID == other.BuildID
 }
 
 // stamp is Identity before the file was read, with what changes when somebody writes into it.
@@ -171,11 +178,13 @@ func stampOf(f *os.File) (stamp, error) {
 		size:     st.Size,
 		modified: nanos(st.Mtime),
 	}
+	if st.Mask&unix.STATX_BTIME != 0 {
+		s.id.Born = nanos(st.Btime)
+	}
 	if onOverlay(f) {
 		s.id.Dev = 0
-		s.id.Born = nanos(st.Mtime)
-		if st.Mask&unix.STATX_BTIME != 0 {
-			s.id.Born = nanos(st.Btime)
+		if s.id.Born == 0 {
+			s.id.Born = nanos(st.Mtime)
 		}
 	}
 	return s, nil
