@@ -33,6 +33,11 @@ type matrixCall struct {
 	}
 }
 
+func (c matrixCall) String() string {
+	return fmt.Sprintf("%s %s:%d → %s:%d, %s %s %s %d, %d bytes asked, %d answered, %v", c.Observed, c.Source.Process, c.Source.Port, c.Destination.Process, c.Destination.Port,
+		c.Protocol, c.Method, c.Path, c.StatusCode, c.Request.Bytes, c.Response.Bytes, c.Coverage)
+}
+
 // wanted is a call as it must come out; a size below 0 is not known.
 type wanted struct {
 	asked
@@ -82,7 +87,7 @@ func tally(got []matrixCall, want map[string]wanted, port int) (v verdict, fault
 	fault := func(count *int, kind string, c matrixCall) {
 		*count++
 		if faults[kind] == "" {
-			faults[kind] = fmt.Sprintf("%+v", c)
+			faults[kind] = c.String()
 		}
 	}
 	times := map[string]int{}
@@ -148,7 +153,7 @@ func (m *matrix) secondLeg(t *testing.T, got []matrixCall, prefix string) {
 	right := 0
 	for _, c := range got {
 		if c.Source.Port != want[c.Path] || c.Source.Process != "haproxy" || c.Destination.Process != "nginx" || c.Observed != "both" {
-			t.Errorf("behind the proxy: %+v, want source port %d", c, want[c.Path])
+			t.Errorf("behind the proxy: %s, want source port %d", c, want[c.Path])
 		}
 		right++
 		delete(want, c.Path)
