@@ -14,6 +14,8 @@ const maxRead = 4096
 // opened is what was read of one file. It is read once, whatever the number of processes that run it.
 type opened struct {
 	search   *search
+	carries  []string // what it found, once it is done
+	done     bool
 	imports  []string
 	imported bool // imports is known
 }
@@ -70,10 +72,10 @@ const maxNamed = 4
 func (e *Explainer) linkedInto(name string) string {
 	for _, of := range e.stacks {
 		if of.name == name && of.bySymbol {
-			return name + " linked into the executable without the symbols that probes need"
+			return name + " linked statically into the executable and stripped of the symbols that probes need"
 		}
 	}
-	return name + " linked into the executable"
+	return name + " in the executable"
 }
 
 // decodes reports whether a mapped file is a library of the table.
@@ -87,17 +89,23 @@ func (e *Explainer) searchFile(s *sight, f *os.File, at stamp, until time.Time) 
 	if file.search == nil {
 		job, err := newSearch(f, at.size, e.finder.texts, e.Cache.budget)
 		if err != nil {
-			job = &search{seen: make([]bool, e.finder.texts)} // not to be read as a program: it shows nothing
+			job = &search{ends: make([][]uint64, e.finder.texts)} // not to be read as a program: it shows nothing
 		}
 		file.search = job
 	}
 	job := file.search
-	if !job.advance(f, e.finder, until) {
+	switch {
+	case file.done:
+	case job.advance(f, e.finder, until):
+		file.done = true
+		file.carries = append(carried(e.stacks, job), goForks(f, job)...)
+		job.ends = nil
+	default:
 		s.searching = true
 	}
 	s.cut = s.cut || job.cut
 	s.packed = s.packed || job.packed
-	return carried(e.stacks, job.seen)
+	return file.carries
 }
 
 // bypasses are functions that move plain bytes, or make something that does, and that callers use instead of those

@@ -1,6 +1,10 @@
 package target
 
-import "slices"
+import (
+	"bytes"
+	"io"
+	"strings"
+)
 
 // stack is a TLS implementation that can be told by texts in the constants of a program that carries it, stripped or
 // not: names of source files in its error messages, of functions in its logs, of C++ types, of errors.
@@ -41,33 +45,54 @@ func stacks() []stack {
 			"N5Botan3TLS15Handshake_StateE", "N5Botan3TLS17Handshake_MessageE"}},
 		// S2N_ERROR.
 		{"s2n-tls", false, 2, []string{"tls/s2n_connection.c", "tls/s2n_recv.c", "tls/s2n_send.c", "tls/s2n_handshake_io.c"}},
-		// The line table of Go names every function; this fork of crypto/tls has functions of its own.
-		{"utls (a Go library)", false, 1, []string{"refraction-networking/utls.(*Conn).Read\x00"}},
 	}
 }
 
-// marks lists the texts of all stacks, in order.
+// goMark ends the name of a method that crypto/tls has, and no other package but copies of it, under whatever name. The
+// line table of a Go program names every function.
+const goMark = ".(*Conn).readRecordOrCCS\x00"
+
+// marks lists the texts to look for: those of all stacks, in order, then goMark.
 func marks(of []stack) []string {
 	var all []string
 	for _, s := range of {
 		all = append(all, s.marks...)
 	}
-	return all
+	return append(all, goMark)
 }
 
-// carried names the stacks whose marks were seen.
-func carried(of []stack, seen []bool) []string {
+// carried names the stacks that a finished search found marks of.
+func carried(of []stack, s *search) []string {
 	var names []string
-	for _, s := range of {
+	places := s.ends
+	for _, one := range of {
 		n := 0
-		for _, there := range seen[:len(s.marks)] {
-			if there {
+		for _, ends := range places[:len(one.marks)] {
+			if len(ends) > 0 {
 				n++
 			}
 		}
-		if seen = seen[len(s.marks):]; n >= s.needs {
-			names = append(names, s.name)
+		if places = places[len(one.marks):]; n >= one.needs {
+			names = append(names, one.name)
 		}
 	}
-	return slices.Clip(names)
+	return names
+}
+
+// goForks names the packages of a Go program that are copies of crypto/tls.
+func goForks(r io.ReaderAt, s *search) []string {
+	var names []string
+	for _, end := range s.ends[len(s.ends)-1] {
+		buf := make([]byte, min(end, 256))
+		if n, _ := r.ReadAt(buf, int64(end)-int64(len(buf))); n < len(buf) {
+			continue // the file is being changed
+		}
+		name := buf[:len(buf)-len(goMark)]
+		name = name[bytes.LastIndexByte(name, 0)+1:]
+		// The linker escapes a dot in the last element of a path.
+		if pkg := strings.ReplaceAll(string(name), "%2e", "."); pkg != "" && pkg != "crypto/tls" {
+			add(&names, "the Go package "+pkg)
+		}
+	}
+	return names
 }

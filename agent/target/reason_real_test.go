@@ -2,6 +2,7 @@ package target
 
 import (
 	"debug/elf"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -66,7 +67,7 @@ int main(void) {
 	if err != nil {
 		t.Skipf("no static OpenSSL here (Debian: libssl-dev): %.200v", err)
 	}
-	const want = "TLS by OpenSSL linked into the executable without the symbols that probes need is not decoded yet"
+	const want = "TLS by OpenSSL linked statically into the executable and stripped of the symbols that probes need is not decoded yet"
 	if reason := reasonFor(t, program); reason != want {
 		t.Errorf("got  %s\nwant %s", reason, want)
 	}
@@ -82,9 +83,9 @@ func TestReasonOfEachStack(t *testing.T) {
 		if err != nil {
 			t.Skipf("no C compiler: %v", err)
 		}
-		want := "TLS by " + s.name + " linked into the executable is not decoded yet"
+		want := "TLS by " + s.name + " in the executable is not decoded yet"
 		if s.bySymbol {
-			want = "TLS by " + s.name + " linked into the executable without the symbols that probes need is not decoded yet"
+			want = "TLS by " + s.name + " linked statically into the executable and stripped of the symbols that probes need is not decoded yet"
 		}
 		if reason := reasonFor(t, program); reason != want {
 			t.Errorf("got  %s\nwant %s", reason, want)
@@ -197,17 +198,17 @@ func TestReasonByFiles(t *testing.T) {
 		want      string
 	}{
 		"32-bit":         {elfFile(elf.ELFCLASS32), nil, "what does its TLS is unknown: it is a 32-bit program, and only 64-bit programs are decoded"},
-		"32-bit, static": {elfFile(elf.ELFCLASS32, "mbedtls_ssl_fetch_input", "mbedtls_ssl_read_record"), nil, "TLS by Mbed TLS linked into the executable is not decoded: it is a 32-bit program, and only 64-bit programs are decoded"},
+		"32-bit, static": {elfFile(elf.ELFCLASS32, "mbedtls_ssl_fetch_input", "mbedtls_ssl_read_record"), nil, "TLS by Mbed TLS in the executable is not decoded: it is a 32-bit program, and only 64-bit programs are decoded"},
 		"32-bit, shared": {elfFile(elf.ELFCLASS32), []string{named("libssl.so.3")}, "TLS by OpenSSL is not decoded: it is a 32-bit program, and only 64-bit programs are decoded"},
 		"packed":         {packed, nil, "what does its TLS is unknown: no known library is mapped, and the executable is packed (UPX), so that nothing can be read from it"},
 		"java":           {elfFile(elf.ELFCLASS64), []string{named("libjvm.so")}, "TLS by Java's own TLS (JSSE) is not decoded yet"},
 		"java with a library": {elfFile(elf.ELFCLASS64), []string{named("libjvm.so"), named("libnetty_tcnative_linux_x86_64123.so")},
 			"TLS by Java's own TLS (JSSE) or BoringSSL inside netty-tcnative is not decoded yet"},
 		"erlang":              {elfFile(elf.ELFCLASS64), []string{named("beam.smp")}, "TLS by Erlang's own TLS (OTP's ssl) is not decoded yet"},
-		"NSS's ciphers alone": {elfFile(elf.ELFCLASS64), []string{named("libnss3.so")}, "what does its TLS is unknown: no known library is mapped, and neither the executable nor its libraries show one (it may be linked statically, with all names removed)"},
+		"NSS's ciphers alone": {elfFile(elf.ELFCLASS64), []string{named("libnss3.so")}, "what does its TLS is unknown: no known library is mapped, and neither the executable nor its libraries show one; it may be linked statically with all names removed, or the process passes on the TLS of others, as a proxy does"},
 		"rustls": {elfFile(elf.ELFCLASS64, "/home/runner/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f/rustls-0.23.40/src/client/hs.rs", "\x18received corrupt message of type \xc0"), nil,
-			"TLS by rustls linked into the executable is not decoded yet"},
-		"a broken file": {[]byte("not a program"), nil, "what does its TLS is unknown: no known library is mapped, and neither the executable nor its libraries show one (it may be linked statically, with all names removed)"},
+			"TLS by rustls in the executable is not decoded yet"},
+		"a broken file": {[]byte("not a program"), nil, "what does its TLS is unknown: no known library is mapped, and neither the executable nor its libraries show one; it may be linked statically with all names removed, or the process passes on the TLS of others, as a proxy does"},
 	} {
 		e, pid := process(t, tc.exe, tc.libraries...)
 		if _, reason := ask(t, e, pid); reason != tc.want {
@@ -222,5 +223,47 @@ func TestReasonOfAFileWithoutProbes(t *testing.T) {
 	e, pid := process(t, elfFile(elf.ELFCLASS64), file)
 	if _, reason := ask(t, e, pid); !strings.HasPrefix(reason, "OpenSSL is not decoded: ") || !strings.Contains(reason, "it exports no SSL_read") {
 		t.Errorf("%s", reason)
+	}
+}
+
+// A copy of crypto/tls under another name is named by that name. It is laid over the standard library, whose internals it
+// needs.
+func TestReasonOfAForkInGo(t *testing.T) {
+	needRoot(t)
+	root, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		t.Skipf("no Go toolchain: %v", err)
+	}
+	std := filepath.Join(strings.TrimSpace(string(root)), "src/crypto/tls")
+	files, _ := filepath.Glob(filepath.Join(std, "*.go"))
+	replace := map[string]string{}
+	for _, file := range files {
+		if !strings.HasSuffix(file, "_test.go") {
+			replace[filepath.Join(std, "fork.v2", filepath.Base(file))] = file
+		}
+	}
+	dir := t.TempDir()
+	overlay, _ := json.Marshal(map[string]any{"Replace": replace})
+	const code = `package main
+import ("net"; "time"; tls "crypto/tls/fork.v2")
+func main() {
+	time.Sleep(time.Minute)
+	a, b := net.Pipe()
+	go tls.Server(a, nil).Handshake()
+	tls.Client(b, nil).Write(nil)
+}
+`
+	for name, text := range map[string][]byte{"overlay.json": overlay, "main.go": []byte(code)} {
+		if err := os.WriteFile(filepath.Join(dir, name), text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	program := filepath.Join(dir, "program")
+	out, err := exec.Command("go", "build", "-ldflags=-s -w", "-overlay", filepath.Join(dir, "overlay.json"), "-o", program, filepath.Join(dir, "main.go")).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if reason := reasonFor(t, program); reason != "TLS by the Go package crypto/tls/fork.v2 in the executable is not decoded yet" {
+		t.Error(reason)
 	}
 }

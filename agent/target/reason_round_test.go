@@ -195,7 +195,7 @@ func TestExplainABriefLife(t *testing.T) {
 		c.Wait()
 		return Traffic{PID: pid, Start: start, Undecoded: 5}
 	}
-	const want = "TLS by BoringSSL or AWS-LC linked into the executable without the symbols that probes need is not decoded yet; the process has ended"
+	const want = "TLS by BoringSSL or AWS-LC linked statically into the executable and stripped of the symbols that probes need is not decoded yet; the process has ended"
 	for _, ended := range []bool{false, true} {
 		over := live(program)
 		over.Ended = ended

@@ -54,15 +54,15 @@ func newFinder(texts []string) *finder {
 	return f
 }
 
-// scan goes on from a state through data, and marks in seen what it finds.
-func (f *finder) scan(state uint16, data []byte, seen []bool) uint16 {
-	for _, c := range data {
+// scan goes on from a state through data, and tells hit of each text that it finds and where in data it ends.
+func (f *finder) scan(state uint16, data []byte, hit func(text uint16, end int)) uint16 {
+	for at, c := range data {
 		state = f.next[state][c]
 		if f.found[state] == nil {
 			continue
 		}
 		for _, i := range f.found[state] {
-			seen[i] = true
+			hit(i, at+1)
 		}
 	}
 	return state
@@ -75,13 +75,14 @@ const (
 	// maxSearched bounds one file. The constants of browsers and runtimes, the largest there are, are 20 to 60 MiB.
 	maxSearched = 256 << 20
 	searchStep  = 256 << 10
+	maxMarks    = 8 // of one text
 )
 
 // search is a pass over the constants of one file. Where the file is large it takes several rounds.
 type search struct {
 	todo   []span
 	state  uint16
-	seen   []bool // text → it is there
+	ends   [][]uint64 // text → where in the file it ends, the first few
 	read   uint64
 	narrow bool // a 32-bit file
 	packed bool // by UPX: what runs is not in the file as such
@@ -91,7 +92,7 @@ type search struct {
 
 // newSearch plans where to look: in the constants of a 64-bit file, and in all of a 32-bit one.
 func newSearch(r io.ReaderAt, size uint64, texts int, b Budget) (*search, error) {
-	s := &search{seen: make([]bool, texts), limit: maxSearched}
+	s := &search{ends: make([][]uint64, texts), limit: maxSearched}
 	head := make([]byte, 1<<10)
 	n, err := r.ReadAt(head, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -168,7 +169,11 @@ func (s *search) advance(r io.ReaderAt, f *finder, deadline time.Time) bool {
 			return false
 		}
 		n, err := r.ReadAt(buf[:min(part.size, uint64(len(buf)))], int64(part.offset))
-		s.state = f.scan(s.state, buf[:n], s.seen)
+		s.state = f.scan(s.state, buf[:n], func(text uint16, end int) {
+			if len(s.ends[text]) < maxMarks {
+				s.ends[text] = append(s.ends[text], part.offset+uint64(end))
+			}
+		})
 		s.read += uint64(n)
 		part.offset += uint64(n)
 		part.size -= uint64(n)

@@ -24,14 +24,21 @@ func FuzzFinder(f *testing.F) {
 				texts = append(texts, text)
 			}
 		}
-		finder, seen := newFinder(texts), make([]bool, len(texts))
-		state := uint16(0)
+		finder, ends := newFinder(texts), make([][]int, len(texts))
+		state, at := uint16(0), 0
 		for piece := range slices.Chunk(data, int(cut)+1) {
-			state = finder.scan(state, piece, seen)
+			state = finder.scan(state, piece, func(text uint16, end int) { ends[text] = append(ends[text], at+end) })
+			at += len(piece)
 		}
 		for i, text := range texts {
-			if seen[i] != bytes.Contains(data, []byte(text)) {
-				t.Errorf("%q in %q: %v", text, data, seen[i])
+			var want []int
+			for from := range data {
+				if bytes.HasPrefix(data[from:], []byte(text)) {
+					want = append(want, from+len(text))
+				}
+			}
+			if !slices.Equal(ends[i], want) {
+				t.Errorf("%q in %q ends at %v, want %v", text, data, ends[i], want)
 			}
 		}
 	})
@@ -60,10 +67,14 @@ func FuzzSearch(f *testing.F) {
 			t.Fatalf("read %d bytes", s.read)
 		}
 		for i, mark := range marks(list) {
-			if s.seen[i] && !bytes.Contains(file, []byte(mark)) {
-				t.Errorf("%q is not there", mark)
+			for _, end := range s.ends[i] {
+				if !bytes.HasSuffix(file[:end], []byte(mark)) {
+					t.Errorf("%q does not end at %d", mark, end)
+				}
 			}
 		}
+		carried(list, s)
+		goForks(bytes.NewReader(file), s)
 	})
 }
 
@@ -146,7 +157,7 @@ func TestSearchGoesOn(t *testing.T) {
 				t.Fatal("it never ends")
 			}
 		}
-		if i := slices.Index(marks(list), mark); !s.seen[i] {
+		if i := slices.Index(marks(list), mark); len(s.ends[i]) != 1 {
 			t.Errorf("%q across two steps is not seen", mark)
 		}
 	}

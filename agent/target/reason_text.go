@@ -86,7 +86,7 @@ func (s *sight) sentence(kernelEncrypts, grown bool) string {
 	case s.cut:
 		return fmt.Sprintf("what does its TLS is unknown: no known library is mapped, and the first %d MiB of constants in its files show none", maxSearched>>20)
 	}
-	return "what does its TLS is unknown: no known library is mapped, and neither the executable nor its libraries show one (it may be linked statically, with all names removed)"
+	return "what does its TLS is unknown: no known library is mapped, and neither the executable nor its libraries show one; it may be linked statically with all names removed, or the process passes on the TLS of others, as a proxy does"
 }
 
 // residue says where bytes may have passed in a process whose library is decoded.
@@ -100,7 +100,7 @@ func (s *sight) residue(decoded string, grown bool) string {
 	} else {
 		ways = append(ways, "through a function of the library that is not probed (a BIO, as openssl s_server -www uses)")
 	}
-	ways = append(ways, "in handshakes that came to nothing", "or on connections that could not be matched to it")
+	ways = append(ways, "in handshakes that came to nothing", "on connections that could not be matched to it", "or for others, as a proxy passes TLS on")
 	return decoded + "; these bytes passed " + strings.Join(ways, ", ")
 }
 
