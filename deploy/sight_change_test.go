@@ -25,7 +25,7 @@ func TestSightShortLived(t *testing.T) {
 	for _, c := range calls {
 		paths[c.Path] = true
 		if c.Path != fmt.Sprintf("/users/%d", c.Source.Port) || c.Destination.Port != 9520 || c.Observed != "both" || c.Source.Process != "curl" || c.Destination.Process != "nginx" {
-			t.Errorf("call: %+v", c)
+			t.Errorf("call: %s", brief(c))
 		}
 	}
 	if len(calls) != runs || len(paths) != runs {
@@ -107,8 +107,10 @@ func TestSightUpgrade(t *testing.T) {
 	if n := len(p.calls()); n != 5 {
 		t.Errorf("%d calls, want 5, each once", n)
 	}
-	time.Sleep(healthEvery)
-	t.Logf("probes: %+v", p.probes(dir))
+	p.fresh()
+	if rows := p.probes(file); len(rows) != 2 {
+		t.Errorf("the two files of one name, both in use, have the probes %+v", rows)
+	}
 }
 
 // shimSource is a library with the functions that make it OpenSSL to Spile, and PAD bytes before them.

@@ -134,7 +134,7 @@ func TestSightContainers(t *testing.T) {
 		paths[c.Path]++
 		perPort[c.Destination.Port]++
 		if c.Observed != "both" || c.StatusCode != 200 || c.Source.Process != "curl" || c.Destination.Process != "nginx" {
-			t.Errorf("call: %+v", c)
+			t.Errorf("call: %s", brief(c))
 		}
 		if c.Destination.Container != ids[c.Destination.Port] {
 			t.Errorf("the call to port %d is in container %q, want %q", c.Destination.Port, c.Destination.Container, ids[c.Destination.Port])
@@ -148,7 +148,7 @@ func TestSightContainers(t *testing.T) {
 			t.Errorf("container %d: %d calls, want %d", i, n, each)
 		}
 	}
-	time.Sleep(healthEvery)
+	p.fresh()
 	shared := p.probes("/opt/shop/lib/libssl")
 	if len(shared) != 1 || shared[0].State != "attached" {
 		t.Errorf("the library of the shared image has the probes %+v, want one row that is attached", shared)

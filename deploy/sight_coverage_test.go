@@ -89,14 +89,18 @@ func heldCurl(t testing.TB, local int, args ...string) *process {
 	return p
 }
 
-// transfers are what a held curl does over TLS: small calls, a long answer and a long request, on one connection.
+// transfers are what a held curl does over TLS on one connection: small calls, long answers and, over HTTP/1.1, long requests.
+// (nginx answers a request here without having read it, which this curl does not survive in HTTP/2.)
 func transfers(version, base, upload string) []string {
 	args := []string{version}
 	for i := range 40 {
 		args = append(args, "-o", "/dev/null", fmt.Sprintf("%s/users/%d", base, i))
 	}
 	args = append(args, "-o", "/dev/null", base+"/static/megabyte")
-	return append(args, "--next", "-sk", version, "-H", "Expect:", "-o", "/dev/null", "--data-binary", "@"+upload, base+"/users/7")
+	if version == "--http1.1" {
+		return append(args, "--next", "-sk", version, "-H", "Expect:", "-o", "/dev/null", "--data-binary", "@"+upload, base+"/users/7")
+	}
+	return append(args, "-o", "/dev/null", base+"/static/megabyte")
 }
 
 // TestSightCoverage compares what the agent says of each process's TLS with the packets: a server and two clients of a
@@ -135,11 +139,11 @@ func TestSightCoverage(t *testing.T) {
 	t.Run("not decodable", func(t *testing.T) {
 		dir := t.TempDir()
 		writeCertificate(t, dir)
-		program := strippedServer(t)
-		if program == "" {
-			program = forkedGoServer(t)
+		command := []string{strippedServer(t), dir + "/cert.pem", dir + "/key.pem", "9475"}
+		if command[0] == "" {
+			command = []string{forkedGoServer(t), dir, "9475"}
 		}
-		sealed := start(t, program, "9475", dir+"/cert.pem", dir+"/key.pem")
+		sealed := start(t, command[0], command[1:]...)
 		eventually(t, 5*time.Second, "the sealed server listens", func() bool { return dials("127.0.0.1:9475") })
 		client := heldCurl(t, 30_475, "-o", "/dev/null", "https://127.0.0.1:9475/users/[1-30]")
 		want := wire.tcp(30_475)

@@ -110,8 +110,8 @@ func TestSightNamed(t *testing.T) {
 	}
 	if sealed := strippedServer(t); sealed != "" {
 		servers = append(servers,
-			&server{name: "static and stripped", why: `static.*strip|strip.*static`, command: []string{sealed, cert, key}},
-			&server{name: "without sections", why: `static|section|packed`, command: []string{withoutSections(t, sealed), cert, key}})
+			&server{name: "static and stripped", why: `(static|linked into).*(strip|symbol)`, command: []string{sealed, cert, key}},
+			&server{name: "without sections", why: `static|linked into|section|packed`, command: []string{withoutSections(t, sealed), cert, key}})
 	}
 	p := up(t)
 	for i, s := range servers {
@@ -125,7 +125,7 @@ func TestSightNamed(t *testing.T) {
 	for _, s := range servers {
 		t.Run(s.name, func(t *testing.T) {
 			p := p.on(t)
-			line := p.told(named-time.Since(s.asked), fmt.Sprintf("(pid %d)", s.pid), s.why)
+			line := p.told(named-time.Since(s.asked), fmt.Sprint(s.pid), s.why)
 			t.Logf("after %s: %s", time.Since(s.asked).Round(100*time.Millisecond), line)
 			row := p.covered(s.pid)
 			if row.TLSBytes == 0 || row.DecodedBytes != 0 || row.Calls != 0 || strings.Contains(row.Reason, "\n") {
@@ -135,7 +135,7 @@ func TestSightNamed(t *testing.T) {
 	}
 	for _, c := range p.calls() {
 		if c.Observed != "client" || c.Source.Process != "curl" {
-			t.Errorf("a call was seen elsewhere than at curl: %+v", c)
+			t.Errorf("a call was seen elsewhere than at curl: %s", brief(c))
 		}
 	}
 	if got := len(p.calls()); got != 20*len(servers) {

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,32 @@ import (
 // The tests named TestSight hold what Spile says it sees, and what it says it does not see, against programs that know.
 
 type probeLine = struct{ Library, Path, State, Reason string }
+
+// fresh waits for an account that the agent gave after now.
+func (p *product) fresh() {
+	p.t.Helper()
+	type dated struct{ Health struct{ Time time.Time } }
+	now := time.Now()
+	eventually(p.t, 3*healthEvery, "an account of now", func() bool {
+		return jsonLines[dated](p.t, p.verb("agents"))[0].Health.Time.After(now)
+	})
+}
+
+// inOrder lists the calls by when they began.
+func (p *product) inOrder() []callLine {
+	p.t.Helper()
+	type dated struct {
+		callLine
+		Time time.Time
+	}
+	all := jsonLines[dated](p.t, p.verb("calls", "--since", "1h"))
+	slices.SortStableFunc(all, func(a, b dated) int { return a.Time.Compare(b.Time) })
+	calls := make([]callLine, len(all))
+	for i, d := range all {
+		calls[i] = d.callLine
+	}
+	return calls
+}
 
 // covered is the row of a process; the zero row where there is none.
 func (p *product) covered(pid int) coverageLine {
@@ -44,20 +71,20 @@ func (p *product) status() string {
 	return string(output(p.t, p.bin.spile, "status", "--data", p.data))
 }
 
-// told waits until one line of `spile status` holds what and matches why, and returns the line.
+// told waits until one line of `spile status` names what as a word (a path, a pid) and then matches why, and returns it.
 func (p *product) told(within time.Duration, what, why string) string {
 	p.t.Helper()
-	match := regexp.MustCompile("(?i)" + why)
+	match := regexp.MustCompile("(?i)\\b" + regexp.QuoteMeta(what) + "\\b.*(" + why + ")")
 	deadline := time.Now().Add(within)
 	for {
 		text := p.status()
 		for line := range strings.Lines(text) {
-			if strings.Contains(line, what) && match.MatchString(line) {
+			if match.MatchString(line) {
 				return strings.TrimSpace(line)
 			}
 		}
 		if time.Now().After(deadline) {
-			p.t.Errorf("after %s no line of status holds %q and matches %q:\n%s", within, what, why, text)
+			p.t.Errorf("after %s no line of status names %q and says %q:\n%s", within, what, why, text)
 			return ""
 		}
 		time.Sleep(100 * time.Millisecond)
@@ -159,4 +186,14 @@ func (p *product) on(t testing.TB) *product {
 	copied := *p
 	copied.t = t
 	return &copied
+}
+
+// brief is a call in a line of an error.
+func brief(calls ...callLine) string {
+	var lines []string
+	for _, c := range calls {
+		lines = append(lines, fmt.Sprintf("%s %d %s, %s %s:%d → %s %s:%d %v", c.Path, c.StatusCode, c.Observed, c.Source.Process, c.Source.Address, c.Source.Port,
+			c.Destination.Process, c.Destination.Address, c.Destination.Port, c.Coverage))
+	}
+	return strings.Join(lines, "; ")
 }

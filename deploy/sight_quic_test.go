@@ -131,7 +131,7 @@ func TestSightQUIC(t *testing.T) {
 		t.Fatalf("%d bytes crossed the wire, want 100 packets", want)
 	}
 	for end, process := range map[string]*process{"server": server, "client": client} {
-		t.Log(p.told(named, fmt.Sprintf("(pid %d)", process.Process.Pid), "QUIC"))
+		t.Log(p.told(named, fmt.Sprint(process.Process.Pid), "QUIC"))
 		if row := p.covered(process.Process.Pid); row.TLSBytes != 0 || !about(row.QUICBytes, want) {
 			t.Errorf("%s: %d bytes on the wire, told: %+v", end, want, row)
 		}
