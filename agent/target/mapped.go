@@ -105,9 +105,9 @@ func noMapEvents(err error) error {
 	return fmt.Errorf("%w: %s; %s", ErrNoMapEvents, why, remedy)
 }
 
-// linger is the shortest time between two looks at the rings. A host that starts thousands of programs a second maps
-// tens of thousands of files; the first look after a quiet time is not delayed.
-const linger = 500 * time.Microsecond
+// linger is the time between two looks at the rings while they fill. A host that starts thousands of programs a second
+// maps tens of thousands of files; the first look after a quiet time is not delayed.
+const linger = 2 * time.Millisecond
 
 func (m *mappings) readAll() {
 	ready := make([]unix.EpollEvent, 64)
