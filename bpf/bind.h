@@ -36,35 +36,42 @@ static __always_inline struct tls_call *current_call(struct pt_regs *regs, struc
 	return call;
 }
 
-/* The stream and the socket belong together. */
-static __noinline int bind(struct tls_key *key, struct sock *sk, struct conn *c, __u8 kind)
+/* Ends a TLS stream in the middle of its process's life. */
+static __noinline int end_stream(struct tls_key *key, struct tls_stream *t)
+{
+	emit_close(&t->plain);
+	return drop_stream(key, t);
+}
+
+/* The stream and the socket belong together. False where they do not, or there is no room. */
+static __noinline bool bind(struct tls_key *key, struct sock *sk, struct conn *c, __u8 kind)
 {
 	struct tls_stream *t = stream_of(key);
 	__u64 old_sk;
+	__u8 unbound;
 
-	if (!t || (t->sk == (__u64)sk && t->plain.conn == c->plain.conn))
-		return 0;
+	if (!t)
+		return false;
 	old_sk = t->sk;
+	if (old_sk == (__u64)sk && t->plain.conn == c->plain.conn)
+		return true;
 	if (old_sk) {
 		/* A connection of Go never moves; this call has ended without a probe to tell, and the bytes are not its. */
 		if (kind == CALL_GO_WRITE && bpf_map_lookup_elem(&conns, &old_sk))
-			return 0;
+			return false;
 		/* the SSL object was reused: another stream */
-		emit_close(&t->plain);
-		drop_stream(key, t);
+		end_stream(key, t);
 		t = stream_of(key);
 		if (!t)
-			return 0;
+			return false;
 		t->handshake = kind == CALL_HANDSHAKE;
 	}
 	if (c->tls.ssl && (c->tls.ssl != key->ssl || c->tls.tgid != key->tgid)) {
 		struct tls_key old_key = c->tls;
 		struct tls_stream *old = bpf_map_lookup_elem(&tls_streams, &old_key);
 
-		if (old && old->sk == (__u64)sk) {
-			emit_close(&old->plain);
-			drop_stream(&old_key, old);
-		}
+		if (old && old->sk == (__u64)sk)
+			end_stream(&old_key, old);
 	}
 	t->sk = (__u64)sk;
 	t->refused = 0;
@@ -75,11 +82,15 @@ static __noinline int bind(struct tls_key *key, struct sock *sk, struct conn *c,
 	t->plain.remote_port = c->plain.remote_port;
 	__builtin_memcpy(t->plain.local, c->plain.local, 16);
 	__builtin_memcpy(t->plain.remote, c->plain.remote, 16);
+	unbound = t->plain.flags & FLAG_UNBOUND;
 	t->plain.flags &= ~FLAG_UNBOUND;
 	if (t->handshake || (c->fresh && !c->uncovered))
 		t->plain.flags |= FLAG_FRESH;
 	c->tls = *key;
-	return 0;
+	forget_prefixes(t);
+	if (unbound && (t->plain.seq[0] | t->plain.seq[1])) /* what it said before has a peer now: told at once */
+		emit_note(&t->plain);
+	return true;
 }
 
 /* The first bytes of a buffer, which may lie in several iovecs. False where there are fewer. */
@@ -98,22 +109,27 @@ static __always_inline bool read_prefix(const struct io *io, __u8 *bytes)
 		if (bpf_probe_read_user(&iov, sizeof(iov), (void *)(io->buf + i * sizeof(iov))))
 			return false;
 		n = iov.len < PREFIX_BYTES - have ? iov.len : PREFIX_BYTES - have;
+		/* A mask and a bound that the compiler cannot merge: Linux 6.1 keeps neither of them alone through the loop. */
 		asm volatile("" : "+r"(n));
-		if (n > PREFIX_BYTES || bpf_probe_read_user(bytes + (have & (PREFIX_BYTES - 1)), n, (void *)iov.base))
+		n &= 2 * PREFIX_BYTES - 1;
+		asm volatile("" : "+r"(n));
+		if (n > PREFIX_BYTES)
+			return false;
+		if (bpf_probe_read_user(bytes + (have & (PREFIX_BYTES - 1)), n, (void *)iov.base))
 			return false;
 		have += n;
 	}
 	return have >= PREFIX_BYTES && io->length >= PREFIX_BYTES;
 }
 
-/* What a socket without a TLS stream sends may be what a library wrote into memory. */
-static __noinline __attribute__((unused)) int bind_by_prefix(struct sock *sk, struct conn *c, const struct io *io, __u32 tgid)
+/* The stream, without a socket so far, that wrote into memory what this socket sends; 0 = none. */
+static __noinline __attribute__((unused)) __u64 by_prefix(struct conn *c, const struct io *io, __u32 tgid)
 {
 	struct {
 		struct prefix key;
 		__u8 room[PREFIX_BYTES]; /* what the verifier takes for possible */
 	} p = {.key.tgid = tgid};
-	struct tls_key *found, key;
+	struct tls_key *found;
 	struct tls_stream *t;
 
 	if (!read_prefix(io, p.key.bytes))
@@ -123,23 +139,14 @@ static __noinline __attribute__((unused)) int bind_by_prefix(struct sock *sk, st
 	found = bpf_map_lookup_elem(&prefixes, &p.key);
 	if (!found)
 		return 0;
-	key = *found;
-	t = bpf_map_lookup_elem(&tls_streams, &key);
+	t = bpf_map_lookup_elem(&tls_streams, found);
 	if (!t || t->sk)
 		return 0;
 	/* A connection seen from its start that sends a record of the handshake (RFC 8446 section 5.1) has moved nothing plain. */
 	if (c->fresh && p.key.bytes[0] == 0x16 && !(t->plain.offset[0] | t->plain.offset[1]))
 		t->handshake = 1;
 	count(COUNT_BOUND_BY_PREFIX, 1);
-	bind(&key, sk, c, CALL_WRITE);
-	t = bpf_map_lookup_elem(&tls_streams, &key);
-	if (!t)
-		return 0;
-	for (__u32 i = 0; i < MAX_PREFIXES; i++)
-		if (i < t->written)
-			bpf_map_delete_elem(&prefixes, &t->prefixes[i]);
-	t->written = 0;
-	return 1;
+	return found->ssl;
 }
 
 /* The TLS call of this thread uses a socket outside the selection: nothing more of it is read. */
@@ -148,8 +155,7 @@ static __noinline __attribute__((unused)) int refuse(struct tls_key *key, struct
 	struct tls_stream *t = stream_of(key);
 
 	if (t && t->sk && t->sk != (__u64)sk) { /* it had one inside: that stream has ended */
-		emit_close(&t->plain);
-		drop_stream(key, t);
+		end_stream(key, t);
 		t = stream_of(key);
 	}
 	if (t)

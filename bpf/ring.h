@@ -236,6 +236,30 @@ static __noinline __attribute__((unused)) int emit(struct stream *s, struct io *
 	return 0;
 }
 
+/* Tells what is known of a stream by now, without a byte. */
+static __noinline __attribute__((unused)) int emit_note(struct stream *s)
+{
+	struct event *e = bpf_ringbuf_reserve(&data_ring, sizeof(*e), 0);
+
+	if (!e) /* the next bytes tell it too */
+		return 0;
+	describe(e, s);
+	e->time = bpf_ktime_get_boot_ns();
+	e->offset = s->offset[DIRECTION_EGRESS];
+	e->peer_offset = 0;
+	e->seq = s->seq[DIRECTION_EGRESS];
+	e->length = 0;
+	e->captured = 0;
+	e->heads = s->heads[DIRECTION_EGRESS];
+	e->peer_heads = 0;
+	e->kind = EVENT_DATA;
+	e->direction = DIRECTION_EGRESS;
+	e->flags = s->flags;
+	bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+	count(COUNT_EVENTS, 1);
+	return 0;
+}
+
 /* Tells that a stream has ended, if it ever said or lost anything. */
 static __noinline __attribute__((unused)) int emit_close(struct stream *s)
 {

@@ -15,40 +15,42 @@ static __always_inline void cover(struct conn *c, struct coverage *v)
 	c->pending = 0;
 }
 
-/* Ciphertext: explained by a TLS call, or by none. */
+/* Ciphertext: explained by a TLS call, by what a library wrote into memory, or by nothing. */
 static __noinline int tls_bytes(struct conn *c, struct tls_call *call, const struct caller *who, struct sock *sk, const struct io *io)
 {
 	struct coverage *v = coverage_of(&c->plain);
+	struct tls_key key = {.tgid = who->tgid};
+	__u8 kind = CALL_WRITE;
 	__u32 n = io->length;
+	bool ended = false;
 
 	count(COUNT_TLS_BYTES, n);
 	if (v)
 		__sync_fetch_and_add(&v->tls, n);
 	if (call) {
-		struct tls_key key = {.ssl = call->ssl, .tgid = who->tgid};
-		bool egress = io->direction == DIRECTION_EGRESS, ended = false;
-
-		if (egress && (call->kind == CALL_WRITE || call->kind == CALL_GO_WRITE)) {
+		key.ssl = call->ssl;
+		kind = call->kind;
+		if (io->direction == DIRECTION_EGRESS) {
 			call->sent += n;
-			ended = call->kind == CALL_GO_WRITE && call->sent > call->left;
+			ended = kind == CALL_GO_WRITE && call->sent > call->left;
 		}
-		bind(&key, sk, c, call->kind);
-		if (call->kind != CALL_HANDSHAKE && !c->covered)
-			cover(c, v);
-		if (ended)
-			end_innermost(who);
-	} else if (!c->covered) { /* a server that buffers what it writes sends outside the calls */
+	} else if (!c->covered) {
 		c->uncovered += n;
-		if (io->direction == DIRECTION_EGRESS && bind_by_prefix(sk, c, io, who->tgid))
-			cover(c, v);
-		else if (note_sealed(sk, who, n, io->direction))
-			cover(c, v);
+		if (io->direction == DIRECTION_EGRESS)
+			key.ssl = by_prefix(c, io, who->tgid);
+		if (!key.ssl)
+			key.ssl = note_sealed(sk, c, who, n, io->direction);
 	} else if (io->direction == DIRECTION_INGRESS) { /* what the thread decrypts next is this, not what it received before */
 		struct memory_io *m = bpf_map_lookup_elem(&memory_ios, who);
 
 		if (m)
 			m->received_by = 0;
 	}
+	/* A handshake alone shows no plain byte. A server that buffers what it writes sends outside the calls. */
+	if (key.ssl && bind(&key, sk, c, kind) && kind != CALL_HANDSHAKE && !c->covered)
+		cover(c, v);
+	if (ended)
+		end_innermost(who);
 	if (!c->covered) {
 		c->pending += n;
 		count(COUNT_UNCOVERED_BYTES, n);

@@ -107,8 +107,7 @@ static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __
 		/* Its buffer matters only where it may tell which stream it belongs to. */
 		if (!call && !c->covered && direction == DIRECTION_EGRESS)
 			find_buffer(task, regs, &io);
-		tls_bytes(c, call, &who, sk, &io);
-		return 0;
+		goto sealed;
 	}
 	if (!find_buffer(task, regs, &io))
 		return 0;
@@ -121,10 +120,8 @@ static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __
 			c->state = CONN_TLS;
 		else if (c->state != CONN_HTTP)
 			classify(c, &head, call != NULL, ret);
-		if (c->state == CONN_TLS) {
-			tls_bytes(c, call, &who, sk, &io);
-			return 0;
-		}
+		if (c->state == CONN_TLS)
+			goto sealed;
 		if (c->state != CONN_HTTP) {
 			if (call)
 				note_ktls(c, sk);
@@ -139,6 +136,8 @@ static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __
 	}
 	look(&c->plain, &io, &head);
 	return emit(&c->plain, &io);
+sealed:
+	return tls_bytes(c, call, &who, sk, &io);
 muted:
 	c->plain.offset[direction & 1] += ret;
 	count(COUNT_MUTED_BYTES, ret);

@@ -176,12 +176,20 @@ static __always_inline struct tls_stream *stream_of(struct tls_key *key)
 	return t;
 }
 
-/* Forgets a TLS stream and what was to find its socket. */
+/* What was to find the stream's socket. Absent entries cost less than to tell them apart: the verifier counts branches. */
+static __always_inline void forget_prefixes(struct tls_stream *t)
+{
+	if (!t->written)
+		return;
+	for (__u32 i = 0; i < MAX_PREFIXES; i++)
+		bpf_map_delete_elem(&prefixes, &t->prefixes[i]);
+	t->written = 0;
+}
+
+/* Forgets a TLS stream. */
 static __noinline __attribute__((unused)) int drop_stream(struct tls_key *key, struct tls_stream *t)
 {
-	for (__u32 i = 0; i < MAX_PREFIXES; i++)
-		if (i < t->written)
-			bpf_map_delete_elem(&prefixes, &t->prefixes[i]);
+	forget_prefixes(t);
 	bpf_map_delete_elem(&tls_streams, key);
 	return 0;
 }

@@ -146,9 +146,7 @@ int BPF_KPROBE(ssl_free_enter, __u64 ssl)
 
 	if (!t)
 		return 0;
-	emit_close(&t->plain);
-	drop_stream(&key, t);
-	return 0;
+	return end_stream(&key, t);
 }
 
 /* Does nothing: the floor of a probe's cost, for the benchmark. */

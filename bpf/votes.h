@@ -38,27 +38,26 @@ static __always_inline bool fits(__u32 sealed, __u32 plain, __u32 records)
 	return sealed > plain && (more == 22 * records || more == 29 * records || more == 21 * records);
 }
 
-static __noinline int vote(struct tls_key *key, __u64 sk)
+/* The stream has enough votes for this socket. */
+static __noinline bool vote(struct tls_key *key, __u64 sk, struct conn *c)
 {
 	struct tls_stream *t = bpf_map_lookup_elem(&tls_streams, key);
-	struct conn *c = bpf_map_lookup_elem(&conns, &sk);
 
-	if (!t || t->sk || t->votes == VOTES_CONTRADICTED || !c || c->tls.ssl || c->plain.tgid != key->tgid)
-		return 0;
+	if (!t || t->sk || t->votes == VOTES_CONTRADICTED || c->tls.ssl || c->plain.tgid != key->tgid)
+		return false;
 	if (t->votes && t->guess != sk) {
 		t->votes = VOTES_CONTRADICTED;
-		return 0;
+		return false;
 	}
 	t->guess = sk;
 	if (++t->votes < VOTES_NEEDED)
-		return 0;
+		return false;
 	count(COUNT_BOUND_BY_LENGTH, 1);
-	bind(key, (struct sock *)sk, c, CALL_READ);
-	return 1;
+	return true;
 }
 
-/* A TLS socket without a stream moved n bytes outside of any TLS call. True where that bound it. */
-static __noinline __attribute__((unused)) int note_sealed(struct sock *sk, const struct caller *who, __u32 n, __u8 direction)
+/* A TLS socket without a stream moved n bytes outside of any TLS call; returns the stream that has shown to be its own. */
+static __noinline __attribute__((unused)) __u64 note_sealed(struct sock *sk, struct conn *c, const struct caller *who, __u32 n, __u8 direction)
 {
 	struct tls_key key = {.tgid = who->tgid};
 	struct memory_io *m = memory_of(who);
@@ -77,7 +76,7 @@ static __noinline __attribute__((unused)) int note_sealed(struct sock *sk, const
 	m->plain = 0;
 	m->records = 0;
 	m->mixed = 0;
-	return told ? vote(&key, (__u64)sk) : 0;
+	return told && vote(&key, (__u64)sk, c) ? key.ssl : 0;
 }
 
 /* A call without a socket of its own moved n plain bytes. */
@@ -86,6 +85,7 @@ static __noinline __attribute__((unused)) int note_plain(struct tls_call *call, 
 	struct tls_key key = {.ssl = call->ssl, .tgid = who->tgid};
 	struct tls_stream *t = bpf_map_lookup_elem(&tls_streams, &key);
 	struct memory_io *m;
+	struct conn *c;
 	__u64 sk;
 
 	if (!t || t->sk || t->refused)
@@ -103,7 +103,12 @@ static __noinline __attribute__((unused)) int note_plain(struct tls_call *call, 
 	}
 	sk = m->received_by;
 	m->received_by = 0;
-	return sk && fits(m->received, n, 1) ? vote(&key, sk) : 0;
+	if (!sk || !fits(m->received, n, 1))
+		return 0;
+	c = bpf_map_lookup_elem(&conns, &sk);
+	if (c && vote(&key, sk, c))
+		bind(&key, (struct sock *)sk, c, CALL_READ);
+	return 0;
 }
 
 #endif

@@ -97,7 +97,7 @@ func boot(t *testing.T, k Kernel) Result {
 	if err := root.Write(image); err != nil {
 		t.Fatal(err)
 	}
-	b := Boot{Kernel: k, Initramfs: image, MemoryMiB: 1536, Limit: 6 * time.Minute}
+	b := Boot{Kernel: k, Initramfs: image, MemoryMiB: 1536, Limit: 9 * time.Minute}
 	res, err := b.Run(context.Background())
 	if errors.Is(err, ErrPanic) {
 		t.Logf("%v: one more try\n%s", err, tail(res.Console))

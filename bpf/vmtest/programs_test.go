@@ -51,7 +51,7 @@ func TestPrograms(t *testing.T) {
 			if err := root.Write(image); err != nil {
 				t.Fatal(err)
 			}
-			res, err := Boot{Kernel: k, Initramfs: image, MemoryMiB: 1536, Limit: 6 * time.Minute}.Run(context.Background())
+			res, err := Boot{Kernel: k, Initramfs: image, MemoryMiB: 1536, Limit: 9 * time.Minute}.Run(context.Background())
 			if err != nil {
 				t.Fatalf("%v\n%s", err, tail(res.Console))
 			}
