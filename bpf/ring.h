@@ -240,6 +240,7 @@ static __noinline __attribute__((unused)) int emit(struct stream *s, struct io *
 static __noinline __attribute__((unused)) int emit_note(struct stream *s)
 {
 	struct event *e = bpf_ringbuf_reserve(&data_ring, sizeof(*e), 0);
+	__u32 seq = s->seq[DIRECTION_EGRESS]++;
 
 	if (!e) /* the next bytes tell it too */
 		return 0;
@@ -247,7 +248,7 @@ static __noinline __attribute__((unused)) int emit_note(struct stream *s)
 	e->time = bpf_ktime_get_boot_ns();
 	e->offset = s->offset[DIRECTION_EGRESS];
 	e->peer_offset = 0;
-	e->seq = s->seq[DIRECTION_EGRESS];
+	e->seq = seq;
 	e->length = 0;
 	e->captured = 0;
 	e->heads = s->heads[DIRECTION_EGRESS];
