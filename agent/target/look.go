@@ -23,6 +23,7 @@ type watched struct {
 	looks    int                 // since the address space was last read
 	read     time.Time           // when that was
 	files    map[bpf.FileID]held // as mapped → as handed on
+	image    string              // /proc/PID/exe at the last look
 	searched bool                // whether the executable was looked into
 	own      held                // the executable, where it carries a library
 	asked    bool                // for the libraries on demand
@@ -69,8 +70,10 @@ func (w *Watcher) look(pid uint32, fresh bool, kernel bpf.FileID) {
 		w.processes[pid] = p
 	}
 	p.parent = parent
-	if fresh {
-		p.judged, p.space, p.searched, p.asked = false, nil, false, false
+	// The word of an exec may have been lost, or this is a child that had not come to its exec at the last look.
+	image, err := os.Readlink(procPath(w.config.Proc, pid, "exe"))
+	if fresh || err == nil && image != p.image {
+		p.image, p.judged, p.space, p.searched, p.asked = image, false, nil, false, false
 	}
 	if w.config.Selection.JudgesExe() && !p.judged {
 		w.judge(p, kernel)

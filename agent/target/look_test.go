@@ -204,3 +204,15 @@ func TestAnUpgradeReplacesWhatIsWellKnown(t *testing.T) {
 		t.Errorf("%s", fmt.Sprint(l.users, w.uses))
 	}
 }
+
+func TestAnExecThatNobodyToldOf(t *testing.T) {
+	needRoot(t)
+	path := carrier(t)
+	c := run(t, path)
+	l := newLedger()
+	w := watch(t, l, &verdicts{told: map[bpf.FileID]Verdict{}}, "netns=self")
+	start(t, w)
+	eventually(t, "the program", func() bool { return l.count(path) == 1 })
+	c.Process.Signal(syscall.SIGUSR1)
+	eventually(t, "the old image to be let go", func() bool { return l.count(path) == 0 })
+}
