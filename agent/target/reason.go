@@ -128,7 +128,7 @@ func (e *Explainer) due(rows []Traffic, now time.Time) []Traffic {
 		case k == nil:
 			never = append(never, t)
 		case k.ended:
-		case now.Sub(k.looked) >= lookAnyway, now.Sub(k.looked) >= lookAgain && (k.sight.fleeting() || k.undecoded != t.Undecoded):
+		case k.sight.searching, now.Sub(k.looked) >= lookAnyway, now.Sub(k.looked) >= lookAgain && (k.sight.fleeting() || k.undecoded != t.Undecoded):
 			again = append(again, t)
 		}
 	}

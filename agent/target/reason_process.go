@@ -31,7 +31,7 @@ type sight struct {
 }
 
 // fleeting reports whether the next look may show something else though nothing has moved since.
-func (s *sight) fleeting() bool { return s.searching || s.fault != "" || len(s.problems) > 0 }
+func (s *sight) fleeting() bool { return s.fault != "" || len(s.problems) > 0 }
 
 // onlyDecoded reports whether the process has nothing but libraries with probes.
 func (s *sight) onlyDecoded() bool {
