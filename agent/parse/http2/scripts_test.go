@@ -82,6 +82,17 @@ func talks() map[string]func(d *dialog) {
 				e.ok(5, "whole")
 			})
 		},
+		"reset-when-whole": func(d *dialog) {
+			d.hello()
+			d.client(func(e *end) { e.get(1, "/whole"); e.get(3, "/short") })
+			d.server(func(e *end) {
+				e.headers(1, false, ":status=200", "content-length=5")
+				e.data(1, false, "whole")
+				e.headers(3, false, ":status=200", "content-length=6")
+				e.data(3, false, "short")
+			})
+			d.client(func(e *end) { e.reset(1); e.reset(3) })
+		},
 		"early-response": func(d *dialog) {
 			d.hello()
 			d.client(func(e *end) { e.post(1, "/upload"); e.data(1, false, "much") })

@@ -3,6 +3,7 @@ package http2
 import (
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/spile/spile/agent/parse"
@@ -65,11 +66,25 @@ func (p *Parser) settle(c *call) {
 		return
 	}
 	p.counts.Emitted++
+	for _, m := range [...]*parse.Message{c.req, c.resp} {
+		m.Complete = m.Complete || whole(m)
+	}
 	p.out = parse.Exchange{Request: c.req, Response: c.resp, Ordinal: uint64(c.id), LateJoin: p.lateDue, Gap: c.gap}
 	p.lateDue = false
 	p.emit(&p.out)
 	p.pool.Put(c.req)
 	p.pool.Put(c.resp)
+}
+
+// whole reports a body that is as long as its head promised. curl resets a stream there, and does not wait for its end.
+func whole(m *parse.Message) bool {
+	for _, f := range m.Header {
+		if f.Name == "content-length" {
+			n, err := strconv.ParseUint(f.Value, 10, 63)
+			return err == nil && n == m.BodyBytes
+		}
+	}
+	return false
 }
 
 func (p *Parser) lose(c *call) {
