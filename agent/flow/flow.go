@@ -170,6 +170,9 @@ func (f *Flow) data(s *stream, c *chunk.Chunk) {
 	if len(data) > 0 {
 		f.feed(s, c.Direction, data, c.Time)
 	}
+	if s.parser == nil && !s.muted {
+		t.gapHeads += t.requestsIn(c)
+	}
 	if unseen := length - uint64(len(c.Data)); unseen > 0 {
 		var heads uint32
 		if len(c.Data) == 0 && c.Flags.Has(chunk.Head) {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/spile/spile/agent/chunk"
+	"github.com/spile/spile/agent/parse"
 )
 
 // lookup finds the stream of c or begins one.
@@ -66,16 +67,17 @@ func (f *Flow) park(s *stream) {
 const minRequestBytes = 10
 
 // settle counts the requests that the kernel saw begin and no parser could tell of: where the end of a connection is
-// lost, no later stream id proves them.
+// lost, no later stream id proves them. An answer may prove requests that the kernel's count shows only later.
 func (f *Flow) settle(s *stream) {
-	t := &s.dir[s.requests]
-	begun := min(uint64(t.heads-s.settled[s.requests]), t.next/minRequestBytes)
-	n := s.counted
-	if told := n.Emitted + n.Lost + n.Unanswered; s.proto.exact && begun > told {
-		f.lose(s, s.index, begun-told)
+	if !s.proto.exact {
+		return
 	}
-	for d := range s.dir {
-		s.settled[d] = s.dir[d].heads
+	t := &s.dir[s.requests]
+	s.settled += s.counted.Emitted + s.counted.Lost + s.counted.Unanswered
+	s.counted = parse.Counts{}
+	if begun := min(uint64(t.heads), t.next/minRequestBytes); begun > s.settled {
+		f.lose(s, s.index, begun-s.settled)
+		s.settled = begun
 	}
 }
 
@@ -165,7 +167,10 @@ func (f *Flow) finish(s *stream) {
 func (f *Flow) loseUntold(s *stream) {
 	in, out := uint64(s.dir[chunk.Ingress].gapHeads), uint64(s.dir[chunk.Egress].gapHeads)
 	index, n := -1, max(in, out)
-	if s.proto != nil {
+	if s.proto != nil && s.proto.exact {
+		f.settle(s)
+		n = 0
+	} else if s.proto != nil {
 		index, n = s.index, uint64(s.dir[s.requests].gapHeads)
 	} else if s.Local.IsValid() && s.Remote.IsValid() {
 		// Nothing tells who asked but the ports: a client's is ephemeral, and those lie above the ones of services.

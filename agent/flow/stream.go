@@ -24,7 +24,8 @@ type stream struct {
 	closing  bool
 	final    chunk.Chunk // the Close, while closing
 	counted  parse.Counts
-	settled  [2]uint32 // heads that the kernel had counted when the last parser ended
+	settled  uint64    // requests that parsers before this one told of, where the kernel counts each
+	before   [2]uint32 // heads on connections before this one
 	told     Told      // since Settled was last called
 	buffered int
 
@@ -52,6 +53,15 @@ func (t *track) headsBefore(c *chunk.Chunk) uint32 {
 		return 0
 	}
 	return before - t.heads
+}
+
+// requestsIn is how many requests of HTTP/2 begin in c: the kernel finds each, and marks only what HTTP/1 begins with.
+// Behind a gap headsBefore has them.
+func (t *track) requestsIn(c *chunk.Chunk) uint32 {
+	if c.Flags.Has(chunk.Head) || c.Offset > t.next || c.Heads <= t.heads {
+		return 0
+	}
+	return c.Heads - t.heads
 }
 
 func (t *track) advance(c *chunk.Chunk) {
@@ -94,6 +104,7 @@ func (f *Flow) move(s *stream) {
 	f.loseUntold(s)
 	f.tell(s)
 	s.proto, s.Protocol, s.passed = nil, "", 0
+	s.before = [2]uint32{s.dir[0].heads, s.dir[1].heads}
 	s.Local, s.Remote = netip.AddrPort{}, netip.AddrPort{}
 	s.Fresh, s.Gapped, s.Client = false, true, false
 }
@@ -146,6 +157,7 @@ func (f *Flow) decide(s *stream, index int, d chunk.Direction, side parse.Side, 
 		s.requests = 1 - d
 	}
 	s.Client = s.requests == chunk.Egress
+	s.settled = uint64(s.before[s.requests])
 	f.open(s)
 	if !s.Fresh {
 		f.counts.LateJoin++
