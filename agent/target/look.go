@@ -296,6 +296,12 @@ func Describe(cache *Cache, lib Library, path string, handle *os.File) File {
 	}
 	f.ID.BuildID = facts.BuildID
 	sites, missing := lib.sites(facts.Places)
+	if missing != "" || slices.ContainsFunc(sites, func(at Site) bool { return at.Offset >= s.size }) {
+		if whole := lengthOf(handle, cache.budget); whole > s.size {
+			f.Problem = cutShort(path, s.size, whole)
+			return f
+		}
+	}
 	if missing != "" {
 		f.Problem = cannotBe(lib, path, missing)
 		return f

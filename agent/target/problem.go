@@ -1,8 +1,10 @@
 package target
 
 import (
+	"debug/elf"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"strings"
 
@@ -85,6 +87,29 @@ func cannotBe(lib Library, path, missing string) error {
 		what: "read " + path, why: fmt.Sprintf("it exports no %s, so it is not the %s that its name says", missing, lib.Name),
 		remedy: "nothing needs to be done, unless the program talks TLS with it: then use a build that exports it",
 	}
+}
+
+// cutShort is about a file that ends before what it says it holds, as a copy does that ran out of room.
+func cutShort(path string, size, whole uint64) error {
+	return &problem{
+		what: "read " + path, why: fmt.Sprintf("it is cut short: %d of %d bytes are there", size, whole),
+		remedy: "reinstall it",
+	}
+}
+
+// lengthOf is how long a program file is by its own account, at the least; 0 = it gives none.
+func lengthOf(r io.ReaderAt, b Budget) uint64 {
+	im, err := openImage(newBounded(r, b))
+	if err != nil {
+		return 0
+	}
+	length := uint64(0)
+	for _, s := range im.segments {
+		if end := s.offset + s.size; s.kind == uint32(elf.PT_LOAD) && end >= s.offset {
+			length = max(length, end)
+		}
+	}
+	return length
 }
 
 // innermost is the text of the first cause, in one line.

@@ -76,6 +76,10 @@ func TestCannotReadSaysWhatToDo(t *testing.T) {
 	says(t, describe("narrow", narrow, slow()), ErrNotELF, "read "+dir+"/narrow", "64-bit", "64-bit build")
 	says(t, describe("empty", nil, slow()), ErrNotELF, "read "+dir+"/empty", "64-bit", "64-bit build")
 	says(t, describe("dear", library, Budget{Bytes: blockSize, Time: time.Minute}), ErrBudget, "read "+dir+"/dear", "more reading", "the distribution's build of OpenSSL")
+	for _, part := range []int{8, 3, 2} {
+		name := fmt.Sprint("cut", part)
+		says(t, describe(name, library[:len(library)/part], slow()), nil, "read "+dir+"/"+name, fmt.Sprintf("cut short: %d of", len(library)/part), "reinstall")
+	}
 	text, err := os.ReadFile("/bin/true")
 	if err != nil {
 		t.Fatal(err)
