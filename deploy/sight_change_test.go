@@ -77,7 +77,7 @@ func TestSightUpgrade(t *testing.T) {
 	copyFile(t, original, file+".new")
 	must(t, os.Rename(file+".new", file))
 	next := sightNginx(t, 9531, env)
-	time.Sleep(2 * time.Second) // a program of a file never seen before is found at its exec, not before its first instruction
+	time.Sleep(time.Second) // a program of a file never seen before is found at its exec, not before its first instruction
 	fetch(t, 9531, 2)
 	expect(9531, 2, 5*time.Second)
 	fetch(t, 9530, 3) // the one that still has the old file
@@ -94,7 +94,7 @@ func TestSightUpgrade(t *testing.T) {
 	fetch(t, 9531, 4)
 	expect(9531, 4, 5*time.Second)
 	third := sightNginx(t, 9532, env)
-	time.Sleep(2 * time.Second)
+	time.Sleep(time.Second)
 	fetch(t, 9532, 5)
 	expect(9532, 5, 5*time.Second)
 	for _, process := range []*process{old, next, third} {

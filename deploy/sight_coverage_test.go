@@ -104,64 +104,61 @@ func transfers(version, base, upload string) []string {
 }
 
 // TestSightCoverage compares what the agent says of each process's TLS with the packets: a server and two clients of a
-// library that is read, and a server whose TLS cannot be read.
+// library that is read, and a server whose TLS cannot be read with its client.
 func TestSightCoverage(t *testing.T) {
 	needsRoot(t)
+	dir := t.TempDir()
+	writeCertificate(t, dir)
+	upload := filepath.Join(dir, "upload")
+	must(t, os.WriteFile(upload, make([]byte, 300_000), 0o644))
+	command := []string{strippedServer(t), dir + "/cert.pem", dir + "/key.pem", "9475"}
+	if command[0] == "" {
+		command = []string{forkedGoServer(t), dir, "9475"}
+	}
 	wire := countPackets(t)
 	p := up(t)
-	upload := filepath.Join(t.TempDir(), "upload")
-	must(t, os.WriteFile(upload, make([]byte, 300_000), 0o644))
 	server := sightNginx(t, 9470)
+	sealed := start(t, command[0], command[1:]...)
+	eventually(t, 5*time.Second, "the sealed server listens", func() bool { return dials("127.0.0.1:9475") })
 	one := heldCurl(t, 30_471, transfers("--http1.1", "https://127.0.0.1:9470", upload)...)
 	two := heldCurl(t, 30_472, transfers("--http2", "https://127.0.0.1:9470", upload)...)
-	// The connection that a server's start was awaited on carried nothing; each client has one.
-	ports := map[string]int{"nginx": 9470, "curl over HTTP/1.1": 30_471, "curl over HTTP/2": 30_472}
-	for who, process := range map[string]*process{"nginx": server, "curl over HTTP/1.1": one, "curl over HTTP/2": two} {
-		want := wire.tcp(ports[who])
-		var got coverageLine
-		t.Run(who, func(t *testing.T) {
-			if want < 1_300_000 {
+	three := heldCurl(t, 30_475, "-o", "/dev/null", "https://127.0.0.1:9475/users/[1-30]")
+	for _, c := range []struct {
+		who     string
+		process *process
+		port    int
+		decoded bool
+		calls   uint64
+	}{
+		{"nginx", server, 9470, true, 84},
+		{"curl over HTTP/1.1", one, 30_471, true, 42},
+		{"curl over HTTP/2", two, 30_472, true, 42},
+		{"a server that is not decoded", sealed, 9475, false, 0},
+		{"its client", three, 30_475, true, 30},
+	} {
+		t.Run(c.who, func(t *testing.T) {
+			want := wire.tcp(c.port)
+			if want < 3000 {
 				t.Fatalf("%d bytes crossed the wire: the transfers did not happen", want)
 			}
-			eventually(t, 2*healthEvery, "the figures stand", func() bool {
-				got = p.covered(process.Process.Pid)
-				return about(got.TLSBytes, want)
-			})
-			if got.DecodedBytes != got.TLSBytes || got.Reason != "" || got.UnboundBytes != 0 || got.QUICBytes != 0 {
-				t.Errorf("not all is decoded: %+v", got)
+			var got coverageLine
+			for begun := time.Now(); !about(got.TLSBytes, want) && time.Since(begun) < 2*healthEvery; time.Sleep(200 * time.Millisecond) {
+				got = p.on(t).covered(c.process.Process.Pid)
 			}
-			t.Logf("%d bytes on the wire, %d told, %d decoded, %d calls", want, got.TLSBytes, got.DecodedBytes, got.Calls)
-			if calls := map[bool]uint64{true: 84, false: 42}[who == "nginx"]; got.Calls != calls || got.LostCalls != 0 {
-				t.Errorf("%d calls and %d lost, want %d and none", got.Calls, got.LostCalls, calls)
+			t.Logf("%d bytes on the wire, %d told, %d decoded, %d calls %s", want, got.TLSBytes, got.DecodedBytes, got.Calls, got.Reason)
+			if !about(got.TLSBytes, want) || c.decoded && got.DecodedBytes != got.TLSBytes || !c.decoded && got.DecodedBytes != 0 {
+				t.Errorf("%d bytes on the wire, told: %+v", want, got)
+			}
+			if (got.Reason == "") != c.decoded || got.UnboundBytes != 0 || got.QUICBytes != 0 || got.Calls != c.calls || got.LostCalls != 0 {
+				t.Errorf("%d calls, told: %+v", c.calls, got)
 			}
 		})
 	}
-	t.Run("not decodable", func(t *testing.T) {
-		dir := t.TempDir()
-		writeCertificate(t, dir)
-		command := []string{strippedServer(t), dir + "/cert.pem", dir + "/key.pem", "9475"}
-		if command[0] == "" {
-			command = []string{forkedGoServer(t), dir, "9475"}
-		}
-		sealed := start(t, command[0], command[1:]...)
-		eventually(t, 5*time.Second, "the sealed server listens", func() bool { return dials("127.0.0.1:9475") })
-		client := heldCurl(t, 30_475, "-o", "/dev/null", "https://127.0.0.1:9475/users/[1-30]")
-		want := wire.tcp(30_475)
-		var got, there coverageLine
-		eventually(t, 2*healthEvery, "the figures of the sealed server stand", func() bool {
-			got, there = p.covered(sealed.Process.Pid), p.covered(client.Process.Pid)
-			return about(got.TLSBytes, want) && about(there.TLSBytes, want)
-		})
-		if got.DecodedBytes != 0 || got.Reason == "" || got.Calls != 0 || there.DecodedBytes != there.TLSBytes {
-			t.Errorf("the sealed server: %+v, its client: %+v", got, there)
-		}
-		t.Logf("%d bytes on the wire, %d told, none decoded: %s", want, got.TLSBytes, got.Reason)
-	})
 	t.Run("totals", func(t *testing.T) {
+		p := p.on(t)
 		before := p.count("coverage", "tls_bytes")
-		for _, c := range []*process{one, two} {
-			c.kill()
-		}
+		one.kill()
+		two.kill()
 		output(t, "curl", "-sk", "--local-port", "30473", "-o", "/dev/null", "https://127.0.0.1:9470/static/megabyte")
 		want := before + 2*wire.tcp(30_473) // at both ends
 		eventually(t, 2*healthEvery, "processes that ended stay in the totals", func() bool { return about(p.count("coverage", "tls_bytes"), want) })
