@@ -126,6 +126,29 @@ func TestASocketFoundLater(t *testing.T) {
 	}
 }
 
+// Go's first write makes the handshake, and is seen before it: only what follows says that the stream is whole.
+func TestAStreamIsKnownToBeWholeLater(t *testing.T) {
+	w := newWorld(t, 1, 0)
+	var streams []Stream
+	w.flow.cfg.Emit = func(s *Stream, x *parse.Exchange) {
+		if x.LateJoin {
+			t.Errorf("%s counts as joined late", x.Request.Target)
+		}
+		streams = append(streams, *s)
+	}
+	c := w.dial(1, true)
+	c.conn, c.fresh = 0, false
+	c.whole(parse.Requests, "GET /0 HTTP/1.1\r\nHost: a\r\n\r\n")
+	c.conn, c.fresh = 9, true
+	c.whole(parse.Responses, "HTTP/1.1 204 No Content\r\n\r\n")
+	c.whole(parse.Requests, "GET /1 HTTP/1.1\r\nHost: a\r\n\r\n")
+	c.whole(parse.Responses, "HTTP/1.1 204 No Content\r\n\r\n")
+	c.close()
+	if len(streams) != 2 || !streams[0].Fresh || streams[0].Unbound || streams[0].Gapped {
+		t.Errorf("%+v", streams)
+	}
+}
+
 // The end of a stream may be the first to know its socket; what was open till then has its peer.
 func TestASocketFoundAtTheEnd(t *testing.T) {
 	w := newWorld(t, 1, 0)

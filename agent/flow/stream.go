@@ -20,6 +20,7 @@ type stream struct {
 	last     time.Duration // newest chunk
 	passed   uint64        // bytes that told no protocol
 	opened   bool          // had a parser
+	again    bool          // and lost it
 	muted    bool
 	closing  bool
 	final    chunk.Chunk // the Close, while closing
@@ -88,6 +89,9 @@ func (f *Flow) learn(s *stream, c *chunk.Chunk) {
 		f.move(s)
 	}
 	s.Owner, s.Layer = c.Owner, c.Layer
+	if c.Flags.Has(chunk.Fresh) && s.Unbound {
+		s.Fresh = true // a handshake inside the first write: the kernel knows only now that nothing went before
+	}
 	s.Conn, s.ConnBirth, s.Unbound = c.Conn, c.ConnBirth, false
 	if c.Local.IsValid() {
 		s.Local, s.Remote = c.Local, c.Remote
@@ -176,11 +180,13 @@ func (f *Flow) decide(s *stream, index int, d chunk.Direction, side parse.Side, 
 // open gives s a parser. A stream that had one before goes on as one that was joined late.
 func (f *Flow) open(s *stream) {
 	late := !s.Fresh || s.opened
+	s.again = s.opened
 	s.opened, s.counted = true, parse.Counts{}
 	s.parser = s.proto.make(f.cfg.Limits, late, func(x *parse.Exchange) {
 		f.counts.Calls++
 		s.told.Calls++
 		x.Gap = x.Gap && s.Gapped // else a cap alone cut it short
+		x.LateJoin = x.LateJoin && (s.again || !s.Fresh)
 		f.cfg.Emit(&s.Stream, x)
 	})
 	for d := range s.dir {
