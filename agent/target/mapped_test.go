@@ -2,9 +2,13 @@ package target
 
 import (
 	"bufio"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -175,5 +179,32 @@ func TestWithoutMapEventsItIsPolled(t *testing.T) {
 	eventually(t, "a planned look", func() bool { return l.count(path) == 1 })
 	if w.MappingRung() != MappedByPoll || w.MappingProblem() == "" {
 		t.Errorf("%s, %q", w.MappingRung(), w.MappingProblem())
+	}
+}
+
+// TestTheKernelRefusesMapEvents asks on a thread that has given up every right.
+func TestTheKernelRefusesMapEvents(t *testing.T) {
+	needRoot(t)
+	paranoid, err := os.ReadFile("/proc/sys/kernel/perf_event_paranoid")
+	if level, bad := strconv.Atoi(strings.TrimSpace(string(paranoid))); err != nil || bad != nil || level < 1 {
+		t.Skip("this kernel shows everybody what the processors do")
+	}
+	failed := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		head, none := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, [2]unix.CapUserData{}
+		if err := unix.Capset(&head, &none[0]); err != nil {
+			failed <- err
+			return
+		}
+		m, err := followMappings(wantedNames(Libraries()), func(mapEvent) {}, func(uint64) {})
+		if err == nil {
+			m.Close()
+		}
+		failed <- err
+	}()
+	err = <-failed
+	if !errors.Is(err, ErrNoMapEvents) || !strings.Contains(err.Error(), "; give it CAP_PERFMON") || strings.Contains(err.Error(), "denied") {
+		t.Errorf("%v", err)
 	}
 }
