@@ -42,7 +42,7 @@ func goSource(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range map[string]string{
-		"go.mod": "module talks\n\ngo 1.21\n",
+		"go.mod": "module talks\n\ngo 1.18\n",
 		"main.go": `package main
 
 import (
@@ -116,7 +116,7 @@ func goTruth(t *testing.T, path, symbol string) goSite {
 				offset = address - p.Vaddr + p.Off
 			}
 		}
-		isFrame := strings.HasPrefix(m[2], "PUSHQ BP")
+		isFrame := strings.HasPrefix(m[2], "PUSHQ BP") || strings.HasPrefix(m[2], "SUBQ $") && strings.HasSuffix(m[2], ", SP") || m[2] == "ADDQ $-0x80, SP"
 		if f.Machine == elf.EM_AARCH64 {
 			isFrame = strings.HasPrefix(m[2], "MOVD.W R30") || strings.HasPrefix(m[2], "SUB $") && strings.HasSuffix(m[2], "RSP, R20")
 		}
@@ -204,27 +204,30 @@ func checkBuilt(t *testing.T, source string, flags ...string) {
 	sameSites(t, goSitesOf(t, image), want)
 }
 
-// TestGoMatrix proves the toolchains that made the programs people run.
+// TestGoMatrix proves the toolchains that made the programs people run: the last one whose frames are no push, the oldest
+// and the newest that we promise, and between them the last one whose line table says where code begins.
 func TestGoMatrix(t *testing.T) {
 	if os.Getenv("TEST_SPILE_MATRIX") == "" {
-		t.Skip("it fetches six toolchains; make matrix runs it")
+		t.Skip("it needs five toolchains; make matrix runs it")
 	}
 	source := goSource(t)
-	versions := []string{"1.21.13", "1.22.12", "1.23.12", "1.24.13", "1.25.5", "1.26.8"}
-	for i, version := range versions {
+	for _, version := range []string{"go1.20.14", "go1.21.13", "go1.23.12", "go1.25.5", runtime.Version()} {
 		t.Run(version, func(t *testing.T) {
-			toolchain := "GOTOOLCHAIN=go" + version
+			toolchain := "GOTOOLCHAIN=" + version // deploy/packages.sh fetches them; here is no network
+			if version == runtime.Version() {
+				toolchain = "GOTOOLCHAIN=local"
+			}
 			f := open(t, goBuild(t, source, toolchain, "CGO_ENABLED=0"))
 			im, err := openImage(newBounded(f, slow()))
 			if err != nil {
 				t.Fatal(err)
 			}
 			at, ok, err := im.buildInfo()
-			if got := im.goVersion(at); err != nil || !ok || got != "go"+version {
+			if got := im.goVersion(at); err != nil || !ok || got != version {
 				t.Errorf("built by %q (%v, %v)", got, ok, err)
 			}
 			checkGo(t, source, toolchain)
-			if i != 0 && i != len(versions)-1 {
+			if version != "go1.21.13" && version != runtime.Version() {
 				return
 			}
 			other := map[string]string{"amd64": "arm64", "arm64": "amd64"}[runtime.GOARCH]

@@ -156,7 +156,7 @@ func (t lineTable) find(names []string) (map[string]extent, error) {
 		if err != nil {
 			return false, err
 		}
-		if n, ok := places[uint64(name)]; ok && t.isName(uint64(name)) {
+		if n, ok := places[uint64(name)]; ok {
 			found[n], before = extent{entry: start}, n
 		}
 		return true, nil
@@ -167,13 +167,4 @@ func (t lineTable) find(names []string) (map[string]extent, error) {
 		found[before] = extent{found[before].entry, uint64(end)}
 	}
 	return found, err
-}
-
-// isName reports whether a name begins there, and not in the middle of another one.
-func (t lineTable) isName(place uint64) bool {
-	if place == 0 {
-		return true
-	}
-	var before [1]byte
-	return t.im.r.read(before[:], t.names+place-1) == nil && before[0] == 0
 }

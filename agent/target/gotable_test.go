@@ -5,6 +5,7 @@ import (
 	"debug/elf"
 	"encoding/binary"
 	"errors"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -168,9 +169,11 @@ func TestNoSiteWithoutProof(t *testing.T) {
 		"names behind the functions":   {edit(tiny125(), func(b []byte) { le.PutUint64(b[tinyTable+40:], 0xf00) }), "not found"},
 		"compares with something else": {at(3, 0x18), "stack check"},
 		"branches backwards":           {at(5, 0x80), "stack check"},
+		"compares and does not branch": {at(4, 0x90, 0x90), "stack check"},
 		"writes an argument first":     {frame(func(c []byte) []byte { return append([]byte{0x31, 0xc0}, c...) }), "stack check"},
 		"pushes something else":        {at(6, 0x53), "stack check"},
 		"moves SP first":               {at(6, 0x50, 0x55), "stack check"},
+		"makes no frame":               {at(6, 0x90), "stack check"},
 		"returns without its frame":    {at(18, 0x90), "does not end a frame"},
 		"returns and pops":             {at(18, 0x5d, 0xc2, 0x08, 0x00), "does not end a frame"},
 		"does not return":              {at(19, 0x90), "could not be told"},
@@ -195,6 +198,31 @@ func TestStackChecksOfEachFrame(t *testing.T) {
 	} {
 		enter, returns, err := decodeX86(append(slices.Clone(head), tail...))
 		if err != nil || enter != len(head) || !slices.Equal(returns, []int{len(head) + 6}) {
+			t.Errorf("%s: %d, %v, %v", name, enter, returns, err)
+		}
+	}
+}
+
+func TestFramesOfGo120(t *testing.T) {
+	head := []byte{0x49, 0x3b, 0x66, 0x10, 0x76, 0} // branches to the last instruction
+	code := func(frame, end []byte) []byte {
+		code := slices.Concat(head, frame, []byte{0x48, 0x89, 0x6c, 0x24, 0x18}, end, []byte{0x90, 0xc3, 0x90})
+		code[5] = byte(len(code) - 1 - len(head))
+		return code
+	}
+	for name, c := range map[string]struct {
+		code []byte
+		ret  int // 0 = no site
+	}{
+		"SUBQ $32, SP; ADDQ $32, SP":         {code([]byte{0x48, 0x83, 0xec, 0x20}, []byte{0x48, 0x83, 0xc4, 0x20}), 20},
+		"ADDQ $-128, SP; SUBQ $-128, SP":     {code([]byte{0x48, 0x83, 0xc4, 0x80}, []byte{0x48, 0x83, 0xec, 0x80}), 20},
+		"SUBQ $256, SP; ADDQ $256, SP":       {code([]byte{0x48, 0x81, 0xec, 0, 1, 0, 0}, []byte{0x48, 0x81, 0xc4, 0, 1, 0, 0}), 26},
+		"SUBQ $32, SP; ADDQ $24, SP":         {code([]byte{0x48, 0x83, 0xec, 0x20}, []byte{0x48, 0x83, 0xc4, 0x18}), 0},
+		"ADDQ $32, SP; SUBQ $32, SP":         {code([]byte{0x48, 0x83, 0xc4, 0x20}, []byte{0x48, 0x83, 0xec, 0x20}), 0},
+		"SUBQ $32, SP; POPQ BP without push": {code([]byte{0x48, 0x83, 0xec, 0x20}, []byte{0x5d}), 0},
+	} {
+		enter, returns, err := decodeX86(c.code)
+		if c.ret == 0 && err == nil || c.ret != 0 && (err != nil || enter != len(head) || !slices.Equal(returns, []int{c.ret})) {
 			t.Errorf("%s: %d, %v, %v", name, enter, returns, err)
 		}
 	}
@@ -249,7 +277,7 @@ func FuzzGoProgram(f *testing.F) {
 		if src.read > 3*allowed { // for the head and for each entry
 			t.Errorf("%d bytes were read", src.read)
 		}
-		if err != nil && !errors.Is(err, ErrNotELF) && !errors.Is(err, ErrBudget) {
+		if err != nil && !errors.Is(err, ErrNotELF) && !errors.Is(err, ErrBudget) && !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("an error of no kind: %v", err)
 		}
 		for _, c := range facts.Carried {
