@@ -5,7 +5,9 @@
 //
 // Goroutines, each with an owner and its channels:
 //
-//	pipeline  run by source.Run; owns flow, call and join state; every stage up to ship.Add runs in it, without locks
+//	pipeline  run by source.Run; owns flow, call and join state; every stage up to ship.Add runs in it, without locks but
+//	          that of the table of coverage, which it tells of calls and asks for shares
+//	account   owned by the tap; once a second takes the kernel's figures into that table, and finds reasons and places
 //	watcher   owned by target.Watcher; reads /proc on exec events, hands files to the probe registry
 //	shipper   owned by ship.Shipper; takes calls from one bounded channel (full = counted drop), spools, sends, receipts
 //	parent    waits for the end of the inherited pipe, so that the agent ends with `spile up` even when that is killed
