@@ -108,3 +108,56 @@ func TestBudgetsAndLossesAreCounted(t *testing.T) {
 	}
 	t.Logf("%+v", total)
 }
+
+// A long answer whose end nobody sees, on a connection that then is silent: its call does not wait for the next one.
+func TestSilenceEndsWhatIsAdrift(t *testing.T) {
+	w := newWorld(t, 1, 0)
+	c := w.dial(1, false)
+	for i := range 3 {
+		c.whole(parse.Requests, fmt.Sprintf("PUT /%d HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2000\r\nuu", i))
+		c.say(parse.Requests, strings.Repeat("u", 9000), 0)
+		c.whole(parse.Responses, fmt.Sprintf("HTTP/1.1 200 OK\r\nX-Of: /%d\r\nTransfer-Encoding: chunked\r\n\r\n2000\r\ndd", i))
+		c.say(parse.Responses, strings.Repeat("d", 9000), 0)
+		w.clock += rest / 2
+		w.flow.Tick(w.clock)
+		c.say(parse.Responses, strings.Repeat("d", 500), 0) // it goes on
+		w.clock += rest - 1
+		w.flow.Tick(w.clock)
+		if len(w.calls) != i {
+			t.Fatalf("%d calls before the %dth was silent", len(w.calls), i)
+		}
+		for range 2 {
+			w.clock += rest
+			w.flow.Tick(w.clock)
+		}
+		if len(w.calls) != i+1 || w.told[1].Calls != uint64(i+1) {
+			t.Fatalf("%d calls after the %dth, %+v", len(w.calls), i, w.told)
+		}
+	}
+	if len(w.flow.resting) != 0 {
+		t.Errorf("%d streams may rest", len(w.flow.resting))
+	}
+	c.close()
+	if got := w.flow.Counts(); got.Calls != 3 || got.Lost()+got.Unanswered != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// An answer whose end was lost, on an HTTP/2 connection that then is silent.
+func TestSilenceEndsAStreamOfHTTP2(t *testing.T) {
+	w := newWorld(t, 1, 0)
+	c := w.dial(1, false)
+	cl, sv := newTalker(), newTalker()
+	c.whole(parse.Requests, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"+cl.settings()+cl.headers(1, ":method", "GET", ":path", "/a", ":scheme", "https", ":authority", "a"))
+	head := []byte(sv.headers(1, ":status", "200", "x-of", "/a"))
+	head[4] &^= 1 // END_STREAM comes with data
+	c.whole(parse.Responses, string(head))
+	c.say(parse.Responses, strings.Repeat("d", 900), 0)
+	for range 13 {
+		w.clock += rest
+		w.flow.Tick(w.clock)
+	}
+	if len(w.calls) != 1 || len(w.flow.resting) != 0 {
+		t.Errorf("%d calls, %d streams may rest", len(w.calls), len(w.flow.resting))
+	}
+}

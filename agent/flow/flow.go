@@ -58,6 +58,8 @@ const (
 
 	// straggle is how long a close waits for chunks that took another way: the kernel has a ring of its own for closes.
 	straggle = 250 * time.Millisecond
+	// rest is how long a stream with a gap is silent before what waits for its next bytes is handed out.
+	rest = time.Second
 	// undecidedBytes may pass on a stream that was joined late before it is muted: the rest of one large body.
 	undecidedBytes = 64 << 20
 	// heldBytes of one direction wait while too few have come to tell the protocol.
@@ -94,6 +96,7 @@ type Flow struct {
 	active   list // with a parser, or undecided; least recently used last
 	parked   list // muted, idle or evicted
 	closing  []*stream
+	resting  []*stream // after a gap, until they are silent
 	buffered int
 	now      time.Duration
 	counts   Counts
@@ -213,6 +216,7 @@ func (f *Flow) gap(s *stream, d chunk.Direction, bytes uint64, heads uint32, at 
 	}
 	if s.parser != nil {
 		s.parser.Gap(s.side(d), bytes, heads, at)
+		f.mayRest(s)
 		return
 	}
 	t := &s.dir[d]

@@ -190,10 +190,38 @@ func (f *Flow) loseUntold(s *stream) {
 // Tick tells the time since boot: closes that waited are settled, and silent streams are parked.
 func (f *Flow) Tick(now time.Duration) {
 	f.expire(now)
+	f.restSome()
 	for s := f.active.last; s != nil && f.now-s.last >= f.cfg.Idle; s = f.active.last {
 		f.counts.Idle++
 		f.park(s)
 	}
+}
+
+// mayRest notes a stream whose parser may wait for bytes that do not come.
+func (f *Flow) mayRest(s *stream) {
+	if s.resting == 0 {
+		s.resting = max(f.now, 1)
+		f.resting = append(f.resting, s)
+	}
+}
+
+// restSome tells parsers of streams that have fallen silent. A stream is looked at once a second.
+func (f *Flow) restSome() {
+	n := 0
+	for n < len(f.resting) && f.now-f.resting[n].resting >= rest {
+		s := f.resting[n]
+		n++
+		s.resting = 0
+		if s.parser == nil {
+			continue
+		}
+		if f.now-s.last < rest || s.parser.Rest(f.now) {
+			f.mayRest(s)
+		}
+		f.account(s)
+		f.tell(s)
+	}
+	f.resting = slices.Delete(f.resting, 0, n)
 }
 
 // expire settles closes that waited long enough.

@@ -62,6 +62,10 @@ func TestEachStreamHasItsAccount(t *testing.T) {
 		}
 		for range 100 {
 			talks[w.rng.IntN(len(talks))].step(false)
+			if w.rng.IntN(8) == 0 {
+				w.clock += rest
+				w.flow.Tick(w.clock)
+			}
 			if seed%4 == 3 && w.rng.IntN(10) == 0 {
 				w.clock += defaultIdle
 				w.flow.Tick(w.clock)

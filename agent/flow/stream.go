@@ -23,7 +23,8 @@ type stream struct {
 	again    bool          // and lost it
 	muted    bool
 	closing  bool
-	final    chunk.Chunk // the Close, while closing
+	resting  time.Duration // when it was put on the list of those that may rest; 0 = it is not there
+	final    chunk.Chunk   // the Close, while closing
 	counted  parse.Counts
 	settled  uint64    // requests that parsers before this one told of, where the kernel counts each
 	before   [2]uint32 // heads on connections before this one
@@ -191,7 +192,10 @@ func (f *Flow) open(s *stream) {
 	})
 	for d := range s.dir {
 		t := &s.dir[d]
-		s.parser.Gap(s.side(chunk.Direction(d)), t.gapBytes, t.gapHeads, s.last)
+		if t.gapBytes > 0 {
+			s.parser.Gap(s.side(chunk.Direction(d)), t.gapBytes, t.gapHeads, s.last)
+			f.mayRest(s)
+		}
 		t.gapBytes, t.gapHeads = 0, 0
 	}
 }

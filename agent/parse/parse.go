@@ -77,6 +77,9 @@ type Parser interface {
 	Feed(side Side, data []byte, at time.Duration) error
 	// Gap says that bytes of one side passed unseen, and how many messages are known to begin in them.
 	Gap(side Side, bytes uint64, heads uint32, at time.Duration)
+	// Rest says that the stream has been silent for a while after a gap: what waits only for a sign that no more of it
+	// comes may be handed out. It reports whether anything still waits for such a sign.
+	Rest(at time.Duration) bool
 	// Close says that the stream ended. Exchanges that are open are emitted or counted.
 	Close(at time.Duration)
 	// Counts tells what became of the messages so far.

@@ -80,6 +80,24 @@ func (p *Parser) drifts(h *half) bool {
 	return len(p.calls) == 0
 }
 
+// Rest implements parse.Parser. A response that was adrift has come to its end, and where each request has one response,
+// as at the end of a connection, a doubted pair is one.
+func (p *Parser) Rest(time.Duration) bool {
+	if p.switched {
+		return false
+	}
+	if r := &p.half[parse.Responses]; r.state == adrift {
+		p.land(r)
+	}
+	if p.proofs > 0 && p.even() && p.answer == nil && p.early == nil && len(p.calls) == 0 {
+		p.confirm()
+	}
+	return p.doubted != nil
+}
+
+// even reports whether requests and responses agree in number, which says nothing where older ones are unknown.
+func (p *Parser) even() bool { return p.responses == p.requests && !(p.late && p.missing) }
+
 // land ends a body that was adrift.
 func (p *Parser) land(h *half) {
 	p.endMessage(h, false)

@@ -267,7 +267,7 @@ func (p *Parser) finish() {
 	}
 	p.disown()
 	p.settle()
-	if p.responses != p.requests || p.late && p.missing { // a late stream's response may answer a request from before
+	if !p.even() {
 		p.doubtful()
 	}
 	p.confirm()

@@ -13,7 +13,7 @@
 //
 // A gap inside a body or chunk of known length is jumped. A gap beyond a chunk in which no message began is the rest of
 // that body, whose framing is lost: it is adrift, and ends where a head begins on its side, where the turn passes to the
-// other side, or with the connection; its length is then that of what passed, framing included. Any other gap loses what
+// other side, in silence, or with the connection; its length is then that of what passed, framing included. Any other gap loses what
 // it hit, and the reader skips to the next captured buffer that begins with a head.
 //
 // Pairing is by ordinal: requests and responses are both counted from 0, those inside gaps by the heads that the kernel
@@ -21,7 +21,7 @@
 // response is paired only if its ordinal is that of the newest request, which is so on every connection that does
 // not pipeline; a connection that shows any other picture afterwards is ambiguous for good, and its requests
 // are counted as lost. The first pairs after a loss are handed out only when the next response goes to the newest
-// request again, or the end finds each request with one response: where a pipeline sends many heads in one buffer, the
+// request again, or silence or the end finds each request with one response: where a pipeline sends many heads in one buffer, the
 // kernel counts one. What counts can't tell apart is a pipeline whose losses on both sides look like turns three times
 // in a row.
 //

@@ -241,6 +241,14 @@ func (p *Parser) mark(c *call) {
 	}
 }
 
+// Rest implements parse.Parser.
+func (p *Parser) Rest(at time.Duration) bool {
+	if !p.closed {
+		p.sweep(at)
+	}
+	return !p.closed && p.gaps > 0
+}
+
 // sweep settles streams whose end a gap may have taken.
 func (p *Parser) sweep(at time.Duration) {
 	if p.gaps == 0 || at-p.swept < stale/10 {

@@ -94,6 +94,9 @@ func Torture(talk []Event, make Maker, bound int) error {
 			}
 		case Gap:
 			p.Gap(e.Side, e.Bytes, e.Heads, e.At)
+			if e.Bytes%3 == 0 {
+				p.Rest(e.At)
+			}
 		}
 		if err := check(); err != nil {
 			return err
