@@ -106,7 +106,7 @@ func tally(got []matrixCall, want map[string]wanted, port int) (v verdict, fault
 		case c.Source.Port == 0 || c.Destination.Port == 0:
 			fault(&v.unknownPeer, "an end is not known", c)
 		case c.Source.Port != w.port || c.Destination.Port != port:
-			fault(&v.wrongPeer, fmt.Sprintf("wrong peer: port %d asked port %d", w.port, port), c)
+			fault(&v.wrongPeer, "wrong peer: the path tells the port that asked", c)
 		case c.Source.Process != w.client || c.Destination.Process != w.server:
 			fault(&v.other, "wrong programs: want "+w.client+" → "+w.server, c)
 		case c.Method != answers.method[w.n%4] || c.StatusCode != w.status || c.Protocol != w.protocol || c.Scheme != "https":

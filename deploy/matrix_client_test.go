@@ -175,6 +175,7 @@ func (c *peerCaller) round(t *testing.T, prefix string, conns, requests int) (as
 	_, err := fmt.Fprintln(c.say, prefix, conns, requests, c.pause.Milliseconds())
 	must(t, err)
 	var ports []string
+	moved := map[string][][2]string{}
 	for {
 		line, err := c.hear.ReadString('\n')
 		words := strings.Fields(line)
@@ -183,12 +184,19 @@ func (c *peerCaller) round(t *testing.T, prefix string, conns, requests int) (as
 			t.Fatalf("%s: %s %v\n%s", c.Path, line, err, c.log)
 		case words[0] == "ports":
 			ports = words[1:]
+		case words[0] == "moved" && len(words) == 4:
+			moved[words[1]] = append(moved[words[1]], [2]string{words[2], words[3]})
 		case words[0] == "done":
-			for _, p := range ports {
-				port, err := strconv.Atoi(p)
-				must(t, err)
+			for _, port := range ports {
 				for n := range requests {
-					asks = append(asks, asked{port, n})
+					for _, m := range moved[port] {
+						if m[0] == strconv.Itoa(n) {
+							port = m[1]
+						}
+					}
+					own, err := strconv.Atoi(port)
+					must(t, err)
+					asks = append(asks, asked{own, n})
 				}
 			}
 			return asks

@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -48,17 +49,18 @@ func called(p participant, name string) bool {
 
 func (m *matrix) crowd(t *testing.T, row matrixRow, conns int) {
 	m.rows++
+	prefix := fmt.Sprintf("crowd%d", m.rows)
 	m.serve(t, row.server, row.mode)
 	client := row.client.open(t, m, row.mode)
 	m.warm(t, client)
-	client.round(t, "crowd", 50, 1)
+	client.round(t, "few", 50, 1)
 	const requests = 8
 	client.(*peerCaller).pause = time.Duration(conns) * time.Millisecond / 2 // 2,000 requests/s at most
 	lostBefore := m.lost()
 	began := time.Now()
-	want := expect(row, client.round(t, "peers", conns, requests))
+	want := expect(row, client.round(t, prefix, conns, requests))
 	took := time.Since(began)
-	got := m.all("peers", len(want))
+	got := m.all(prefix, len(want))
 	time.Sleep(healthEvery)
 	lost := m.lost() - lostBefore
 	v, faults := tally(got, want, m.port)

@@ -281,7 +281,7 @@ func (m *matrix) all(prefix string, n int) []matrixCall {
 		if got != last {
 			last, since = got, time.Now()
 		}
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(100*time.Millisecond + time.Duration(n)*time.Millisecond/10)
 	}
 	time.Sleep(300 * time.Millisecond)
 	return m.under(prefix)

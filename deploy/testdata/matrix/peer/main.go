@@ -2,7 +2,7 @@
 // toolchains in several link modes. `peer serve h1|h2 ADDRESS CERT KEY`, `peer call h1|h2 ADDRESS`.
 //
 // A client reads lines "PREFIX CONNECTIONS REQUESTS PAUSE_MS" and answers each with "ports P..." and "done", or with an
-// error and an exit status. All connections of a line are open before the first request. Every request's path tells the
+// error and an exit status. "moved P N Q": from request N on the connection of port P was another one, of port Q. All connections of a line are open before the first request. Every request's path tells the
 // port that its connection has on this side: /PREFIX/PORT/N.
 package main
 
@@ -11,6 +11,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -78,13 +79,19 @@ func round(mode, address, prefix string, conns, requests int, pause time.Duratio
 			width = 4
 		}
 		each(requests, width, func(n int) {
-			c.ask(fmt.Sprintf("https://%s/%s/%d/%d", address, prefix, c.port, n), n)
+			path := func() string { return fmt.Sprintf("https://%s/%s/%d/%d", address, prefix, c.port, n) }
+			if c.ask(path(), n) != nil {
+				next := dial(mode, address)
+				c.http, c.port = next.http, next.port
+				fmt.Println("moved", c.first, n, c.port)
+				check(c.ask(path(), n))
+			}
 			time.Sleep(pause)
 		})
 	})
 	fmt.Print("ports")
 	for _, c := range clients {
-		fmt.Print(" ", c.port)
+		fmt.Print(" ", c.first)
 		c.http.CloseIdleConnections()
 	}
 	fmt.Println("\ndone")
@@ -112,9 +119,13 @@ func each(n, width int, f func(int)) {
 
 // conn is a client that has exactly one connection.
 type conn struct {
-	http *http.Client
-	port int
+	http  *http.Client
+	port  int
+	first int // the port that it began with
 }
+
+// errClosed: net/http gives up a connection whose request was answered 50 ms before it had finished to write it.
+var errClosed = errors.New("the connection was closed")
 
 func dial(mode, address string) *conn {
 	protocol := map[string]string{"h1": "http/1.1", "h2": "h2"}[mode]
@@ -126,15 +137,16 @@ func dial(mode, address string) *conn {
 	used := false
 	t := &http.Transport{ForceAttemptHTTP2: mode == "h2", MaxConnsPerHost: 1, DialTLSContext: func(context.Context, string, string) (net.Conn, error) {
 		if used {
-			return nil, fmt.Errorf("the connection was closed")
+			return nil, errClosed
 		}
 		used = true
 		return c, nil
 	}}
-	return &conn{&http.Client{Transport: t, Timeout: 60 * time.Second}, c.LocalAddr().(*net.TCPAddr).Port}
+	port := c.LocalAddr().(*net.TCPAddr).Port
+	return &conn{&http.Client{Transport: t, Timeout: 60 * time.Second}, port, port}
 }
 
-func (c *conn) ask(url string, n int) {
+func (c *conn) ask(url string, n int) error {
 	req, err := http.NewRequest("GET", url, nil)
 	check(err)
 	if n%4 == 2 {
@@ -143,6 +155,9 @@ func (c *conn) ask(url string, n int) {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	res, err := c.http.Do(req)
+	if errors.Is(err, errClosed) {
+		return err
+	}
 	check(err)
 	got, err := io.ReadAll(res.Body)
 	check(err)
@@ -150,4 +165,5 @@ func (c *conn) ask(url string, n int) {
 	if want := map[bool]int{false: 200, true: 404}[n%4 == 3]; res.StatusCode != want || n%4 < 2 && len(got) != sizes[n%4] {
 		check(fmt.Errorf("%s: status %d, %d bytes", url, res.StatusCode, len(got)))
 	}
+	return nil
 }
