@@ -16,12 +16,10 @@ import (
 type lineTable struct {
 	im        *image
 	address   uint64 // where the program has it in memory
-	offset    uint64 // in the file
 	functions uint64
 	names     uint64 // file offset
 	namesSize uint64
 	functab   uint64 // file offset
-	text      uint64 // the text base as the header says it; 0 since Go 1.26
 }
 
 var (
@@ -35,6 +33,7 @@ const (
 	lineTableMagic16 = 0xfffffffa
 	lineTableMagic2  = 0xfffffffb
 	lineTableHeader  = 72      // bytes
+	lineTableText    = 24      // where the header says the text base
 	maxFunctions     = 8 << 20 // the largest Go programs have about half a million
 	functabEntry     = 8       // bytes
 )
@@ -110,7 +109,7 @@ func (im *image) lineTableAt(offset uint64) (lineTable, error) {
 		return lineTable{}, errNoLineTable
 	}
 	left := seg.offset + seg.size - offset
-	t := lineTable{im: im, offset: offset, address: seg.address + (offset - seg.offset), functions: le.Uint64(head[8:]), text: le.Uint64(head[24:])}
+	t := lineTable{im: im, address: seg.address + (offset - seg.offset), functions: le.Uint64(head[8:])}
 	names, namesEnd, functab := le.Uint64(head[32:]), le.Uint64(head[40:]), le.Uint64(head[64:])
 	if names < lineTableHeader || namesEnd <= names || functab < namesEnd || functab >= left ||
 		t.functions == 0 || t.functions > maxFunctions || t.functions*functabEntry+4 > left-functab {

@@ -25,7 +25,7 @@ func (t lineTable) textBase() (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	values, err := t.im.pointers(t.address + 24)
+	values, err := t.im.pointers(t.address + lineTableText)
 	if err != nil {
 		return 0, err
 	}
