@@ -101,6 +101,7 @@ func (t *tap) process(p source.Process) {
 	case source.Exec:
 		t.processes.Exec(p.TGID, p.Start, p.Time, p.Cgroup)
 		t.watcher.Exec(p.TGID, p.Exe)
+		t.explain.Started(p.TGID, p.Start)
 	case source.Exit:
 		t.processes.Exit(p.TGID, p.Start, p.Time)
 		t.watcher.Exit(p.TGID, p.Start)
@@ -160,6 +161,9 @@ func (t *tap) close() {
 		if err := t.objects.Close(); err != nil {
 			t.log.Warn("detach", "error", err)
 		}
+	}
+	if t.explain != nil {
+		t.explain.Close()
 	}
 	if t.selection != nil {
 		t.selection.Close()

@@ -129,6 +129,8 @@ static __noinline int emit_piece(struct stream *s, struct io *io, __u64 base, __
 		FILL(event_4k, 4096);
 	else
 		FILL(event_16k, MAX_PAYLOAD);
+	/* What the verifier knows of n differs by size; forgotten (see emit), it walks the rest once. */
+	bpf_probe_read_kernel(&n, sizeof(n), &n);
 	if (!e) {
 		count(LOST_RING_FULL, 1);
 		count(LOST_RING_FULL_BYTES, length);
@@ -141,6 +143,7 @@ static __noinline int emit_piece(struct stream *s, struct io *io, __u64 base, __
 		e->seq = s->seq[d];
 		e->length = length;
 		e->captured = n;
+		s->taken[d] += n;
 		e->heads = s->heads[d];
 		e->peer_heads = 0;
 		e->kind = EVENT_DATA;
@@ -153,7 +156,6 @@ static __noinline int emit_piece(struct stream *s, struct io *io, __u64 base, __
 			count(COUNT_UNBOUND_EVENTS, 1);
 	}
 	s->offset[d] += length;
-	s->taken[d] += n;
 	s->seq[d]++;
 	io->flags &= ~FLAG_HEAD;
 	s->begun[d] = 0;
