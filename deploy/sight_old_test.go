@@ -139,7 +139,10 @@ func TestSightOldConnections(t *testing.T) {
 			t.Logf("%d calls from %d connections, %d seen at both ends", conns*each+1, len(perConn), both)
 		})
 	}
-	t.Logf("unbound events %d, bound by prefix %d, by length %d", p.count("kernel", "unbound_events"), p.count("kernel", "bound_by_prefix"), p.count("kernel", "bound_by_length"))
+	if t.Failed() {
+		p.fresh()
+		t.Logf("unbound events %d, bound by prefix %d, by length %d", p.count("kernel", "unbound_events"), p.count("kernel", "bound_by_prefix"), p.count("kernel", "bound_by_length"))
+	}
 	for _, c := range p.calls() {
 		if c.Destination.Port == 0 || c.Source.Port == 0 {
 			t.Errorf("a call without its peers: %s", brief(c))
