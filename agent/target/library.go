@@ -27,6 +27,7 @@ type Library struct {
 	Name      string
 	Where     Where
 	OnDemand  bool     // probed only in a process that asks for it (Watcher.Unbound)
+	Beside    []string // patterns of the names of files: a process that maps one asks at once
 	Files     []string // patterns of the file name
 	WellKnown []string // patterns of the paths where distributions put it
 	Functions []Function
@@ -83,6 +84,7 @@ func Libraries() []Library {
 		// What an SSL writes into a memory BIO is found again at the socket: see bpf/doc.go.
 		Name:      "OpenSSL's libcrypto",
 		OnDemand:  true,
+		Beside:    []string{"_ssl.cpython-*.so", "_ssl.abi3.so", "_ssl.so"}, // Python: asyncio keeps TLS in memory
 		Files:     []string{"libcrypto.so*", "libcrypto-*.so*"},
 		Functions: []Function{bioWrite()},
 	}, {
@@ -107,6 +109,17 @@ func (l Library) matches(file string) bool { return !l.OnDemand && l.named(file)
 func (l Library) named(file string) bool {
 	name := path.Base(file)
 	for _, pattern := range l.Files {
+		if ok, _ := path.Match(pattern, name); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// besides reports whether a process that maps a file of this name asks for the library.
+func (l Library) besides(file string) bool {
+	name := path.Base(file)
+	for _, pattern := range l.Beside {
 		if ok, _ := path.Match(pattern, name); ok {
 			return true
 		}

@@ -146,6 +146,7 @@ func (w *Watcher) read(p *watched) error {
 	if err != nil {
 		return err
 	}
+	p.asked = p.asked || w.asks(mappings)
 	mapped := map[bpf.FileID]bool{}
 	for _, m := range mappings {
 		for _, lib := range w.config.Libraries {
@@ -166,6 +167,16 @@ func (w *Watcher) read(p *watched) error {
 		}
 	}
 	return nil
+}
+
+// asks reports whether a process is known to need the libraries on demand by what else it maps.
+func (w *Watcher) asks(mappings []mapping) bool {
+	for _, lib := range w.config.Libraries {
+		if lib.OnDemand && slices.ContainsFunc(mappings, func(m mapping) bool { return lib.besides(m.path) }) {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *Watcher) handOnMapped(p *watched, lib Library, m mapping) {
@@ -322,4 +333,5 @@ func (w *Watcher) dropAll(p *watched) {
 func (w *Watcher) forget(p *watched) {
 	w.dropAll(p)
 	delete(w.processes, p.PID)
+	delete(w.mapped.asking, p.PID)
 }

@@ -167,6 +167,7 @@ type mapped struct {
 	events chan mapEvent
 	missed chan struct{}       // something was not told: look at everything
 	known  map[mapKey]Identity // files that are probed, by the kernel's name
+	asking map[uint32]bool     // processes that map what stands beside a library on demand
 	follow *mappings           // nil: the kernel does not tell
 	perf   atomic.Bool         // it does
 	why    atomic.Pointer[string]
@@ -186,7 +187,7 @@ const (
 )
 
 func newMapped() mapped {
-	return mapped{open: followMappings, events: make(chan mapEvent, mapQueue), missed: make(chan struct{}, 1), known: map[mapKey]Identity{}}
+	return mapped{open: followMappings, events: make(chan mapEvent, mapQueue), missed: make(chan struct{}, 1), known: map[mapKey]Identity{}, asking: map[uint32]bool{}}
 }
 
 // followMaps asks the kernel to tell of mappings, and remembers why where it does not.
@@ -246,6 +247,21 @@ func (w *Watcher) missedMappings(n uint64) {
 
 // takeMapping looks at a process that has just mapped a wanted file: now, if nobody probes the file yet.
 func (w *Watcher) takeMapping(e mapEvent, now time.Time) {
+	for _, lib := range w.config.Libraries {
+		switch {
+		case !lib.OnDemand:
+		case lib.besides(e.name):
+			w.mapped.asks(e.pid)
+			w.lookAgain(e.pid)
+			return
+		case lib.named(e.name):
+			// Of interest only to a process that maps what asks for it, before or after.
+			if w.mapped.asking[e.pid] {
+				w.lookAgain(e.pid)
+			}
+			return
+		}
+	}
 	if id, ok := w.mapped.known[e.file]; ok && w.uses[id] > 0 {
 		w.pending.once(e.pid, now.Add(settled))
 		return
@@ -268,6 +284,24 @@ func (w *Watcher) takeMapping(e mapEvent, now time.Time) {
 		}
 		w.mapped.known[e.file] = id
 	}
+}
+
+// maxAsking bounds the memory of which processes ask; whoever is forgotten is found by his unbound streams.
+const maxAsking = 1024
+
+func (m *mapped) asks(pid uint32) {
+	if len(m.asking) >= maxAsking {
+		clear(m.asking)
+	}
+	m.asking[pid] = true
+}
+
+// lookAgain reads a process now, whatever was read of it before.
+func (w *Watcher) lookAgain(pid uint32) {
+	if p, ok := w.processes[pid]; ok {
+		p.space = nil
+	}
+	w.look(pid, false, bpf.FileID{})
 }
 
 // probed finds the file of an event among those of the process that are probed wherever they are mapped.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -145,10 +146,10 @@ func parseRecord(record []byte, wanted func(base []byte) bool) (e mapEvent, ok b
 func wantedNames(libraries []Library) func(base []byte) bool {
 	var starts [][]byte
 	for _, lib := range libraries {
-		if lib.OnDemand {
+		if lib.OnDemand && lib.Beside == nil {
 			continue
 		}
-		for _, pattern := range lib.Files {
+		for _, pattern := range append(slices.Clone(lib.Files), lib.Beside...) {
 			start, _, _ := strings.Cut(pattern, "*")
 			starts = append(starts, []byte(start))
 		}
@@ -159,7 +160,7 @@ func wantedNames(libraries []Library) func(base []byte) bool {
 				continue
 			}
 			for _, lib := range libraries {
-				if lib.matches(string(base)) {
+				if lib.matches(string(base)) || lib.Beside != nil && (lib.named(string(base)) || lib.besides(string(base))) {
 					return true
 				}
 			}
