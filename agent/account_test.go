@@ -99,14 +99,14 @@ func TestPeersSayTheirCoverage(t *testing.T) {
 // TestAPeerFoundLater: the server's TLS stream shows bytes before its socket is known. A call that ends bound has its peer
 // and is joined with the client's sighting; one that ended before says that its peer is unknown. None is told twice.
 func TestAPeerFoundLater(t *testing.T) {
-	for _, bound := range []string{"never", "by the answer", "by the second call"} {
+	for _, bound := range []string{"never", "by the answer", "by the second call", "by the second call, soon", "by its end, soon"} {
 		var calls []*v1.Call
 		p := testPipeline(func(c *v1.Call) { calls = append(calls, c) })
 		n := 0
 		w := newWire(0, func(c *chunk.Chunk) {
 			if c.Owner.Comm == "nginx" {
 				n++
-				if bound == "never" || bound == "by the answer" && n < 2 || bound == "by the second call" && n < 3 {
+				if bound == "never" || bound == "by the answer" && n < 2 || strings.HasPrefix(bound, "by the second call") && n < 3 || bound == "by its end, soon" && n < 5 {
 					c.Conn, c.ConnBirth, c.Flags = 0, 0, c.Flags|chunk.Unbound
 					c.Local, c.Remote = chunk.Chunk{}.Local, chunk.Chunk{}.Remote
 				}
@@ -115,9 +115,18 @@ func TestAPeerFoundLater(t *testing.T) {
 		})
 		for i, path := range []string{"/users/1", "/users/2"} {
 			w.call(request(path), answer(`{}`))
+			if strings.HasSuffix(bound, "soon") {
+				p.tick(w.now)
+				continue
+			}
 			p.tick(w.now + time.Duration(i+1)*joinWindow)
 			w.now += time.Duration(i+1) * joinWindow
 		}
+		end := w.server
+		end.Kind, end.Time = chunk.Close, w.now
+		end.Offset, end.PeerOff = w.offsets[end.Stream][chunk.Egress], w.offsets[end.Stream][chunk.Ingress]
+		w.feed(&end)
+		p.tick(w.now + joinWindow)
 		p.finish()
 		both, alone := 0, 0
 		ids := map[string]bool{}
@@ -139,9 +148,15 @@ func TestAPeerFoundLater(t *testing.T) {
 				t.Errorf("%s: %v", bound, c)
 			}
 		}
-		want := map[string][3]int{"never": {0, 2, 4}, "by the answer": {2, 0, 2}, "by the second call": {1, 1, 3}}[bound]
+		want := map[string][3]int{
+			"never": {0, 2, 4}, "by the answer": {2, 0, 2}, "by the second call": {1, 1, 3},
+			"by the second call, soon": {2, 0, 2}, "by its end, soon": {2, 0, 2},
+		}[bound]
 		if got := [3]int{both, alone, len(calls)}; got != want || len(ids) != len(calls) {
 			t.Errorf("%s: %v, want %v (both, server alone, all)", bound, got, want)
+		}
+		if len(p.unbound.queue)+len(p.unbound.count) != 0 {
+			t.Errorf("%s: %+v still wait", bound, p.unbound)
 		}
 		if c := p.flow.Counts(); c.Calls != 4 || c.Streams != 2 || c.Lost() != 0 {
 			t.Errorf("%s: %+v", bound, c)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -46,8 +47,35 @@ http {
 }
 `
 
-// startNginx runs a real server until the test ends.
-func startNginx(t *testing.T) {
+// asyncioServer keeps its sockets from its TLS library: whose stream is whose is found out by the bytes.
+const asyncioServer = `
+import asyncio, ssl, sys
+
+async def serve(r, w):
+    try:
+        while True:
+            await r.readuntil(b"\r\n\r\n")
+            w.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+            await w.drain()
+    except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
+        pass
+    finally:
+        w.close()
+
+async def main():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(sys.argv[1] + "/cert.pem", sys.argv[1] + "/key.pem")
+    context.set_alpn_protocols(["http/1.1"])
+    server = await asyncio.start_server(serve, "127.0.0.1", 8444, ssl=context)
+    await server.serve_forever()
+
+asyncio.run(main())
+`
+
+const asyncio = "127.0.0.1:8444"
+
+// startServers runs real servers until the test ends.
+func startServers(t *testing.T) {
 	t.Helper()
 	dir := t.TempDir()
 	if out, err := exec.Command("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=a.example",
@@ -58,23 +86,34 @@ func startNginx(t *testing.T) {
 	if err := os.WriteFile(conf, fmt.Appendf(nil, nginxConf, dir, strings.Repeat("x", 300)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	server := exec.Command("nginx", "-c", conf, "-e", dir+"/error.log")
-	server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
+	for address, command := range map[string][]string{
+		"127.0.0.1:8443": {"nginx", "-c", conf, "-e", dir + "/error.log"},
+		asyncio:          {"python3", "-c", asyncioServer, dir},
+	} {
+		server := exec.Command(command[0], command[1:]...)
+		server.Stderr = os.Stderr
+		server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		if err := server.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = server.Process.Signal(syscall.SIGTERM) // nginx's workers go with it
+			_ = server.Wait()
+		})
+		listens(t, address)
 	}
-	t.Cleanup(func() {
-		_ = server.Process.Signal(syscall.SIGTERM) // the workers go with it
-		_ = server.Wait()
-	})
-	for range 100 {
-		if c, err := net.Dial("tcp", "127.0.0.1:8443"); err == nil {
+}
+
+func listens(t *testing.T, address string) {
+	t.Helper()
+	for range 200 {
+		if c, err := net.Dial("tcp", address); err == nil {
 			c.Close()
 			return
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	t.Fatal("nginx does not listen")
+	t.Fatalf("nobody listens at %s", address)
 }
 
 // TestPerConnectionOverload starves the tap on purpose: the smallest ring, and a reader that stops and stumbles. Of every
@@ -83,11 +122,15 @@ func TestPerConnectionOverload(t *testing.T) {
 	if os.Getenv(inNamespace) == "" {
 		t.Skip("needs root: it loads eBPF programs and makes network namespaces")
 	}
-	startNginx(t)
+	startServers(t)
 	for _, c := range []struct{ protocol, address string }{
-		{"h1", "127.0.0.1:8080"}, {"h2", "127.0.0.1:8081"}, {"h1s", "127.0.0.1:8443"}, {"h2s", "127.0.0.1:8443"},
+		{"h1", "127.0.0.1:8080"}, {"h2", "127.0.0.1:8081"}, {"h1s", "127.0.0.1:8443"}, {"h2s", "127.0.0.1:8443"}, {"h1s", asyncio},
 	} {
-		t.Run(c.protocol, func(t *testing.T) {
+		name := c.protocol
+		if c.address == asyncio {
+			name = "memory BIO"
+		}
+		t.Run(name, func(t *testing.T) {
 			overload(t, c.protocol, c.address, config{ringBytes: 1 << 16, message: 64 << 10}, 100*time.Millisecond)
 		})
 	}
@@ -98,7 +141,7 @@ func TestPerConnectionBudget(t *testing.T) {
 	if os.Getenv(inNamespace) == "" {
 		t.Skip("needs root: it loads eBPF programs and makes network namespaces")
 	}
-	startNginx(t)
+	startServers(t)
 	for _, c := range []struct{ protocol, address string }{{"h1", "127.0.0.1:8080"}, {"h2s", "127.0.0.1:8443"}} {
 		t.Run(c.protocol, func(t *testing.T) {
 			overload(t, c.protocol, c.address, config{ringBytes: 32 << 20, message: 64 << 10, budget: 300_000}, 0)
@@ -145,16 +188,19 @@ func overload(t *testing.T, protocol, address string, c config, stop time.Durati
 		t.Fatal(err)
 	}
 	defer tap.close()
-	account, closed := map[side]flow.Told{}, map[side]chunk.Chunk{}
-	total := map[bool]flow.Told{}
+	streams, sides, closed := map[chunk.StreamID]flow.Told{}, map[chunk.StreamID]side{}, map[side]chunk.Chunk{}
+	unknown := 0
 	line := newPipeline(pipelineConfig{
-		key: replayKey(), node: "n1", boot: "b", owner: tap.owner, mute: tap.mute, emit: func(*v1.Call) {}, coverage: tap.account.table,
+		key: replayKey(), node: "n1", boot: "b", owner: tap.owner, mute: tap.mute, coverage: tap.account.table,
+		emit: func(c *v1.Call) {
+			if slices.Contains(c.GetCoverage(), "peer_unknown") {
+				unknown++
+			}
+		},
 	})
 	line.flow = flow.New(flow.Config{Limits: parse.DefaultLimits(), Emit: line.exchange, Settled: func(s *flow.Stream, told flow.Told) {
 		line.settled(s, told)
-		e := sideOf(address, s.Local, s.Remote)
-		account[e] = add(account[e], told)
-		total[e.server] = add(total[e.server], told)
+		streams[s.ID] = add(streams[s.ID], told) // its socket may be found later
 	}})
 	ended := make(chan error, 1)
 	n, closes := 0, atomic.Int64{}
@@ -163,9 +209,12 @@ func overload(t *testing.T, protocol, address string, c config, stop time.Durati
 			if n++; n%500 == 0 {
 				time.Sleep(stop)
 			}
-			if c.Kind == chunk.Close && c.Conn != 0 && (c.Layer == chunk.LayerTLS) == strings.HasSuffix(protocol, "s") {
-				closed[sideOf(address, c.Local, c.Remote)] = *c
-				closes.Store(int64(len(closed)))
+			if c.Conn != 0 && (c.Layer == chunk.LayerTLS) == strings.HasSuffix(protocol, "s") {
+				sides[c.Stream] = sideOf(address, c.Local, c.Remote)
+				if c.Kind == chunk.Close {
+					closed[sides[c.Stream]] = *c
+					closes.Store(int64(len(closed)))
+				}
 			}
 			line.chunk(c)
 		}, tap.process, line.tick)
@@ -193,6 +242,11 @@ func overload(t *testing.T, protocol, address string, c config, stop time.Durati
 		t.Fatal(err)
 	}
 	line.finish()
+	account, total := map[side]flow.Told{}, map[bool]flow.Told{}
+	for stream, told := range streams {
+		e := sides[stream]
+		account[e], total[e.server] = add(account[e], told), add(total[e.server], told)
+	}
 	if len(sent) != connections {
 		t.Fatalf("%d connections", len(sent))
 	}
@@ -207,12 +261,19 @@ func overload(t *testing.T, protocol, address string, c config, stop time.Durati
 	if len(account) != 2*connections {
 		t.Errorf("accounts of %d ends of %d connections: %v", len(account), connections, account)
 	}
+	var rows flow.Told
+	for _, r := range tap.account.table.Rows(1 << 16) {
+		rows = add(rows, flow.Told{Calls: r.GetCalls(), Lost: r.GetLostCalls()})
+	}
+	if rows != add(total[true], total[false]) {
+		t.Errorf("processes add up to %+v", rows)
+	}
 	for _, server := range []bool{true, false} {
 		if got := total[server]; got.Lost == 0 || got.Calls == 0 {
 			t.Errorf("server %v: %+v shows nothing", server, got)
 		}
 	}
-	t.Logf("server ends %+v, client ends %+v", total[true], total[false])
+	t.Logf("server ends %+v, client ends %+v; %d calls without a peer", total[true], total[false], unknown)
 }
 
 func sideOf(server string, local, remote netip.AddrPort) side {

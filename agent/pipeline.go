@@ -37,6 +37,7 @@ type pipeline struct {
 	evicted   uint64                // ends forgotten to stay within maxEnds
 	served    map[end]time.Duration // local ends, without remote, of watched servers → when they last answered, since boot
 	unsettled []unsettled           // sightings in order of time, until it is known whether the other end is watched
+	unbound   unbound               // sightings on streams whose socket is not known yet
 }
 
 // unsettled is a sighting on a connection whose other end has shown nothing yet.
@@ -81,7 +82,7 @@ func endOf(local, remote netip.AddrPort, netns uint32) end {
 }
 
 func newPipeline(c pipelineConfig) *pipeline {
-	p := &pipeline{pipelineConfig: c, ends: map[end]*owned{}, served: map[end]time.Duration{}}
+	p := &pipeline{pipelineConfig: c, ends: map[end]*owned{}, served: map[end]time.Duration{}, unbound: newUnbound()}
 	p.describe = call.New(call.Config{Key: c.key.key, KeyEpoch: c.key.epoch, Node: c.node})
 	p.join = join.New(join.Config{Window: joinWindow, Emit: c.emit})
 	p.flow = flow.New(flow.Config{Limits: parse.DefaultLimits(), MaxBuffered: maxBuffered, Emit: p.exchange, Settled: p.settled, Mute: c.mute})
@@ -90,6 +91,7 @@ func newPipeline(c pipelineConfig) *pipeline {
 
 // chunk takes the next piece of any stream.
 func (p *pipeline) chunk(c *chunk.Chunk) {
+	p.found(c)
 	p.flow.Feed(c)
 	if c.Conn == 0 {
 		return
@@ -131,12 +133,14 @@ func (p *pipeline) tick(now time.Duration) {
 		n++
 	}
 	p.unsettled = slices.Delete(p.unsettled, 0, n)
+	p.unbound.expire(now, p.settle)
 	p.join.Tick(now)
 }
 
 // finish hands on what is still held.
 func (p *pipeline) finish() {
 	p.flow.Flush()
+	p.unbound.expire(1<<63-1, p.settle)
 	for _, u := range p.unsettled {
 		p.settle(u)
 	}
@@ -186,8 +190,8 @@ func (p *pipeline) exchange(s *flow.Stream, e *parse.Exchange) {
 		p.serves(s, e.Response.End)
 	}
 	if !s.Unbound {
-		here.Address, here.Port = s.Local.Addr().String(), uint32(s.Local.Port())
-		there.Address, there.Port = s.Remote.Addr().String(), uint32(s.Remote.Port())
+		address(here, s.Local)
+		address(there, s.Remote)
 	}
 	c := p.describe.Describe(ctx, e)
 	if c == nil {
@@ -202,8 +206,17 @@ func (p *pipeline) exchange(s *flow.Stream, e *parse.Exchange) {
 		here:  endOf(s.Local, s.Remote, s.Owner.NetNS), there: endOf(s.Remote, s.Local, s.Owner.NetNS),
 		due: e.Response.End + settleTime,
 	}
+	if s.Unbound {
+		p.unbound.add(s.ID, u, p.settle)
+		return
+	}
+	p.await(u)
+}
+
+// await settles a sighting once it is known whether its other end is watched.
+func (p *pipeline) await(u unsettled) {
 	mine := p.ends[u.here]
-	if s.Unbound || mine != nil && mine.settled || p.other(u) != nil {
+	if mine != nil && mine.settled || p.other(u) != nil {
 		p.settle(u)
 		return
 	}

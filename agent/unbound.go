@@ -1,0 +1,95 @@
+package main
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/spile/spile/agent/chunk"
+	v1 "github.com/spile/spile/proto/spile/v1"
+)
+
+const (
+	// bindTime is how long a call on a stream without a socket waits for one: probes that find it may just be on their
+	// way, and a library that leaves sending to its program shows the socket only afterwards.
+	bindTime   = time.Second
+	maxUnbound = 1 << 12
+)
+
+// unbound keeps sightings on streams whose socket is not known yet. A stream belongs to one connection for good, so what is
+// found later holds for all its calls.
+type unbound struct {
+	queue []waitingCall          // in order of time
+	count map[chunk.StreamID]int // how many of them a stream has
+}
+
+type waitingCall struct {
+	unsettled
+	stream chunk.StreamID // 0 = its socket was found
+	until  time.Duration
+}
+
+func newUnbound() unbound { return unbound{count: map[chunk.StreamID]int{}} }
+
+// add keeps u; where there are too many, the oldest goes on without a peer.
+func (n *unbound) add(s chunk.StreamID, u unsettled, settle func(unsettled)) {
+	if len(n.queue) >= maxUnbound {
+		n.expire(n.queue[0].until, settle)
+	}
+	n.queue = append(n.queue, waitingCall{u, s, u.sighting.End + bindTime})
+	n.count[s]++
+}
+
+// expire lets go of what waited long enough: its peer stays unknown.
+func (n *unbound) expire(now time.Duration, settle func(unsettled)) {
+	i := 0
+	for ; i < len(n.queue) && (n.queue[i].until <= now || n.queue[i].stream == 0); i++ {
+		w := n.queue[i]
+		if w.stream == 0 {
+			continue
+		}
+		if n.count[w.stream]--; n.count[w.stream] == 0 {
+			delete(n.count, w.stream)
+		}
+		settle(w.unsettled)
+	}
+	n.queue = slices.Delete(n.queue, 0, i)
+}
+
+// found fills in the peers of calls that waited for the socket of c's stream; they go on like any other call.
+func (p *pipeline) found(c *chunk.Chunk) {
+	n := &p.unbound
+	if len(n.count) == 0 || n.count[c.Stream] == 0 || c.Conn == 0 || c.Flags.Has(chunk.Unbound) || !c.Local.IsValid() {
+		return
+	}
+	delete(n.count, c.Stream)
+	for i := range n.queue {
+		w := &n.queue[i]
+		if w.stream != c.Stream {
+			continue
+		}
+		w.stream = 0
+		w.bind(c)
+		p.await(w.unsettled)
+	}
+}
+
+// bind writes the two ends of a connection into a sighting.
+func (u *unsettled) bind(c *chunk.Chunk) {
+	s := &u.sighting
+	s.Source, s.Destination, s.NetNS = c.Local, c.Remote, c.Owner.NetNS
+	if !s.Client {
+		s.Source, s.Destination = s.Destination, s.Source
+	}
+	address(s.Call.GetSource(), s.Source)
+	address(s.Call.GetDestination(), s.Destination)
+	s.Call.Coverage = slices.DeleteFunc(s.Call.Coverage, func(word string) bool { return word == "peer_unknown" })
+	u.here, u.there = endOf(c.Local, c.Remote, c.Owner.NetNS), endOf(c.Remote, c.Local, c.Owner.NetNS)
+	u.birth, u.due = c.ConnBirth, c.Time+settleTime
+}
+
+func address(p *v1.Peer, a netip.AddrPort) {
+	if p != nil {
+		p.Address, p.Port = a.Addr().String(), uint32(a.Port())
+	}
+}
