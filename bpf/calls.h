@@ -29,7 +29,8 @@ struct tls_call {
 	__u32 sent; /* ciphertext bytes that a write moved into a socket */
 	__u64 left; /* CALL_GO_WRITE: sent bytes after which it is over */
 	__u8 wrote; /* a record went into memory during the call */
-	__u8 pad[7];
+	__u8 moves; /* buf is a distance from the end of the goroutine's stack */
+	__u8 pad[6];
 };
 
 #define MAX_CALLS 3 /* TLS in TLS (an HTTPS proxy) needs 2 */
@@ -120,6 +121,7 @@ static __always_inline struct tls_call *enter(const struct caller *who, __u64 sp
 	call->ssl = ssl;
 	call->buf = buf;
 	call->done = done;
+	call->moves = 0;
 	call->time = bpf_ktime_get_boot_ns();
 	call->sp = sp;
 	call->kind = kind;

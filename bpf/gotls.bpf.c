@@ -53,15 +53,26 @@ static __always_inline bool find_caller(struct pt_regs *ctx, struct caller *who,
 	return depth_of(ctx, who, depth);
 }
 
-/* func (c *Conn) Read(b []byte) (int, error) */
+/*
+ * func (c *Conn) Read(b []byte) (int, error): b does not escape, so a caller may have it on its stack, above its stack
+ * pointer. That stack grows in the handshake of the first Read; then such a buffer moves with it, and is kept as its
+ * distance from the stack's end.
+ */
 SEC("uprobe/go_read")
 int go_read_enter(struct pt_regs *ctx)
 {
+	__u64 depth, hi, buf = GO_ARG2(ctx);
+	struct tls_call *call;
 	struct caller who;
-	__u64 depth;
 
-	if (find_caller(ctx, &who, &depth))
-		enter(&who, depth, CALL_READ, GO_ARG1(ctx), GO_ARG2(ctx), 0);
+	if (!find_caller(ctx, &who, &depth))
+		return 0;
+	hi = PT_REGS_SP(ctx) - depth;
+	call = enter(&who, depth, CALL_READ, GO_ARG1(ctx), buf, 0);
+	if (call && buf >= PT_REGS_SP(ctx) && buf < hi) {
+		call->buf = buf - hi;
+		call->moves = true;
+	}
 	return 0;
 }
 
@@ -80,6 +91,8 @@ int go_read_exit(struct pt_regs *ctx)
 	/* Bytes count even beside an error (io.Reader). */
 	if (call.kind != CALL_READ || n <= 0 || n > 0x7fffffff)
 		return 0;
+	if (call.moves)
+		call.buf += PT_REGS_SP(ctx) - depth;
 	return tls_io(&call, n, DIRECTION_INGRESS);
 }
 

@@ -229,7 +229,8 @@ type procTlsCalls struct {
 		Sent  uint32
 		Left  uint64
 		Wrote uint8
-		Pad   [7]uint8
+		Moves uint8
+		Pad   [6]uint8
 	}
 }
 

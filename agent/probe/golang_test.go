@@ -39,9 +39,24 @@ func main() {
 		_, port, _ := net.SplitHostPort(r.RemoteAddr)
 		fmt.Fprintf(w, "port %s\n%s", port, strings.Repeat("z", 3000))
 	}))
-	server.EnableHTTP2 = os.Args[2] == "h2"
 	server.StartTLS()
 	address := server.Listener.Addr().String()
+	if os.Args[2] == "stack" {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			panic(err)
+		}
+		address = listener.Addr().String()
+		go func() {
+			for {
+				c, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				go serve(tls.Server(c, &tls.Config{Certificates: server.TLS.Certificates}))
+			}
+		}()
+	}
 	var all sync.WaitGroup
 	for range connections {
 		all.Go(func() {
@@ -67,6 +82,23 @@ func main() {
 	all.Wait()
 	server.Close()
 }
+
+// serve has its buffer on the goroutine's stack, which grows in the handshake that the first Read does.
+func serve(c *tls.Conn) {
+	_, port, _ := net.SplitHostPort(c.RemoteAddr().String())
+	body := "port " + port + "\n" + strings.Repeat("z", 3000)
+	buf := make([]byte, 1024)
+	for {
+		n, err := c.Read(buf)
+		if err != nil {
+			c.Close()
+			return
+		}
+		if n > 0 {
+			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+		}
+	}
+}
 `
 
 func buildGo(t testing.TB, args ...string) string {
@@ -87,6 +119,13 @@ func buildGo(t testing.TB, args ...string) string {
 	return filepath.Join(dir, "talk")
 }
 
+// goModes are the ways that Go links.
+func goModes() map[string][]string {
+	return map[string][]string{
+		"static": nil, "pie": {"-buildmode=pie"}, "stripped": {"-ldflags=-s -w"}, "external": {"-ldflags=-linkmode=external"},
+	}
+}
+
 // TestGoEndToEnd captures both ends of a Go program's own connections, in every way that Go links: each stream has the
 // port that its bytes say, from the first byte to the last.
 func TestGoEndToEnd(t *testing.T) {
@@ -96,47 +135,48 @@ func TestGoEndToEnd(t *testing.T) {
 	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
 		t.Fatalf("ip: %v: %s", err, out)
 	}
-	for _, mode := range []struct {
-		name string
-		args []string
-	}{{"static", nil}, {"pie", []string{"-buildmode=pie"}}, {"stripped", []string{"-ldflags=-s -w"}}, {"external", []string{"-ldflags=-linkmode=external"}}} {
-		t.Run(mode.name, func(t *testing.T) {
-			const connections = 40
-			path := buildGo(t, mode.args...)
-			var self unix.Stat_t
-			if err := unix.Stat("/proc/self/ns/net", &self); err != nil {
-				t.Fatal(err)
-			}
-			objects, err := bpf.Load(bpf.Options{Select: bpf.Selector{Include: bpf.Rules{NetNS: []uint32{uint32(self.Ino)}}}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { objects.Close() })
-			r := registry(t, objects, DefaultTimes())
-			handle, err := os.Open(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer handle.Close()
-			file, found := target.DescribeProgram(target.NewCache(target.DefaultBudget()), target.Libraries(), path, handle)
-			if !found || file.Problem != nil {
-				t.Fatalf("found %v: %v", found, file.Problem)
-			}
-			r.Use(target.Process{PID: 1}, file)
-			if s := r.List(); len(s) != 1 || s[0].Phase != Attached {
-				t.Fatalf("%+v", s)
-			}
-			reader, err := objects.Reader()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer reader.Close()
-			if out, err := exec.Command(path, fmt.Sprint(connections), "h1").CombinedOutput(); err != nil {
-				t.Fatalf("%v: %s", err, out)
-			}
-			checkGo(t, objects, reader, connections)
-		})
+	for mode, args := range goModes() {
+		path := buildGo(t, args...)
+		for _, talk := range []string{"net-http", "stack"} {
+			t.Run(mode+"/"+talk, func(t *testing.T) { goEndToEnd(t, path, talk) })
+		}
 	}
+}
+
+func goEndToEnd(t *testing.T, path, talk string) {
+	const connections = 40
+	var self unix.Stat_t
+	if err := unix.Stat("/proc/self/ns/net", &self); err != nil {
+		t.Fatal(err)
+	}
+	objects, err := bpf.Load(bpf.Options{Select: bpf.Selector{Include: bpf.Rules{NetNS: []uint32{uint32(self.Ino)}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { objects.Close() })
+	r := registry(t, objects, DefaultTimes())
+	handle, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer handle.Close()
+	file, found := target.DescribeProgram(target.NewCache(target.DefaultBudget()), target.Libraries(), path, handle)
+	if !found || file.Problem != nil {
+		t.Fatalf("found %v: %v", found, file.Problem)
+	}
+	r.Use(target.Process{PID: 1}, file)
+	if s := r.List(); len(s) != 1 || s[0].Phase != Attached {
+		t.Fatalf("%+v", s)
+	}
+	reader, err := objects.Reader()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	if out, err := exec.Command(path, fmt.Sprint(connections), talk).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	checkGo(t, objects, reader, connections)
 }
 
 type goStream struct {
