@@ -53,7 +53,7 @@ type Config struct {
 	MaxCalls int
 	// QueueCalls bounds what Add holds for the batcher; default 8,192.
 	QueueCalls int
-	// HealthEvery is the interval of health reports; default 5 s.
+	// HealthEvery is the interval of health reports; default 3 s.
 	HealthEvery time.Duration
 	// ReceiptTimeout ends a stream on which batches wait for receipts and none comes; default 60 s.
 	ReceiptTimeout time.Duration
@@ -70,7 +70,7 @@ const (
 	defaultMaxDelay    = 200 * time.Millisecond
 	defaultMaxCalls    = 1000
 	defaultQueueCalls  = 8192
-	defaultHealthEvery = 5 * time.Second
+	defaultHealthEvery = 3 * time.Second
 	// reportLimit is how long the end waits for the last health report to be sent.
 	reportLimit    = time.Second
 	defaultReceipt = 60 * time.Second
