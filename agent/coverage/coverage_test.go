@@ -153,6 +153,21 @@ func TestMissingRowsAreNoEnd(t *testing.T) {
 	}
 }
 
+// Calls may be told before the first update, which brings the time.
+func TestCallsBeforeTheFirstUpdate(t *testing.T) {
+	table := New()
+	table.Told(id(1), 7, 5, 1)
+	for i := range 3 {
+		table.Update(4*time.Hour+time.Duration(i)*keepCaller/2, nil)
+		if rows := table.Rows(9); (len(rows) == 1) != (i < 2) {
+			t.Errorf("update %d: %v", i, rows)
+		}
+	}
+	if table.callers != 0 {
+		t.Errorf("%d callers", table.callers)
+	}
+}
+
 func TestCallersAreBounded(t *testing.T) {
 	table := New()
 	for n := range 3 * maxCallers {
@@ -165,6 +180,7 @@ func TestCallersAreBounded(t *testing.T) {
 		t.Errorf("%d questions", len(q))
 	}
 	table.Update(time.Hour, nil)
+	table.Update(2*time.Hour, nil)
 	if c := counts(table); c["processes"] != 0 || table.callers != 0 {
 		t.Errorf("%v, %d", c, table.callers)
 	}

@@ -69,6 +69,9 @@ func (t *Table) Explain(p Process, name, reason string) {
 func (t *Table) forget() {
 	var ended []*entry
 	for p, e := range t.entries {
+		if e.used == 0 {
+			e.used = t.now // it told before the first update, which is the clock
+		}
 		if e.kernel && e.ended == 0 && t.now-e.listed >= unlisted {
 			e.ended = e.listed
 		}
