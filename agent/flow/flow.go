@@ -14,12 +14,14 @@
 // in it. Bytes that passed unseen inside a chunk are a gap behind its data. What comes twice is dropped and counted.
 // A close whose final offsets lie beyond what was seen waits a moment for chunks that are still on their way.
 //
+// After a gap, a second of silence says that a body whose end nobody saw has ended.
+//
 // A parked stream keeps only its offsets and head counts, so that its calls are still counted when it goes on; it is
 // then joined late. A muted stream is remembered so that nothing it says starts a new one.
 //
 // Each stream has an account: the sum of what Settled is told is what became of every request on it. It is exact where
-// the kernel's count of heads is: for HTTP/2 always. For HTTP/1 a buffer counts for one head, if it begins with one. So
-// requests that a client pipelines in one write and that are lost together are known only by their answers, or count
+// the kernel's count of heads is: for HTTP/2 that was seen from its first byte, always; joined late, from the request on
+// at which the kernel finds its frames. For HTTP/1 a buffer counts for one head, if it begins with one. So requests that a client pipelines in one write and that are lost together are known only by their answers, or count
 // for one; a head whose first write holds less than its method and a space, once lost, is not known; and a write of a
 // body that begins like a head, once lost, counts as one. What is seen is never counted by the kernel's number.
 //
