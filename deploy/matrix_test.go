@@ -142,14 +142,15 @@ func TestMatrix(t *testing.T) {
 func matrixRows(t *testing.T) (rows []matrixRow, missing []participant) {
 	t.Helper()
 	servers, clients := matrixServers(t), matrixClients(t)
-	for _, s := range servers {
-		if s.lacks != "" {
-			missing = append(missing, s.participant)
+	miss := func(p participant) {
+		if p.lacks != "" && !slices.ContainsFunc(missing, func(q participant) bool { return q.name == p.name }) {
+			missing = append(missing, p)
 		}
+	}
+	for _, s := range servers {
+		miss(s.participant)
 		for _, c := range clients {
-			if c.lacks != "" && !slices.ContainsFunc(missing, func(p participant) bool { return p.name == c.name }) {
-				missing = append(missing, c.participant)
-			}
+			miss(c.participant)
 			for _, mode := range s.modes {
 				if s.lacks == "" && c.lacks == "" && slices.Contains(c.modes, mode) && pairs(s, c) {
 					rows = append(rows, matrixRow{s, c, mode})
