@@ -21,9 +21,11 @@
 //
 // Each stream has an account: the sum of what Settled is told is what became of every request on it. It is exact where
 // the kernel's count of heads is: for HTTP/2 that was seen from its first byte, always; joined late, from the request on
-// at which the kernel finds its frames. For HTTP/1 a buffer counts for one head, if it begins with one. So requests that a client pipelines in one write and that are lost together are known only by their answers, or count
-// for one; a head whose first write holds less than its method and a space, once lost, is not known; and a write of a
-// body that begins like a head, once lost, counts as one. What is seen is never counted by the kernel's number.
+// at which the kernel finds its frames. For HTTP/1 a buffer counts for one head, if it begins with one. So requests
+// that a client pipelines in one write and that are lost together are known by their answers, if those were not
+// written together too and enough was read to tell a pipeline; a head whose first write holds less than its method and a space, once lost, is not known; and
+// a write of a body that begins like a head, once lost, counts as one. What is seen is never counted by the kernel's
+// number.
 //
 // A TLS stream may be told apart before its socket is known (Unbound). Its calls have the peer of the moment at which
 // they are complete; what ends before the socket is found has none. A stream that moves to another connection is settled

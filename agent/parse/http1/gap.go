@@ -156,6 +156,7 @@ func (p *Parser) missedResponse() {
 	}
 	ordinal := p.responses
 	p.responses++
+	p.answered++
 	for _, c := range p.calls {
 		if c.ordinal == ordinal {
 			p.dropCall(c)
@@ -172,6 +173,7 @@ func (p *Parser) missed(h *half, heads uint64) {
 	if h.side == parse.Responses {
 		if !p.late || p.asked {
 			p.responses += heads
+			p.answered += heads
 		}
 		return
 	}
@@ -187,6 +189,7 @@ func (p *Parser) missed(h *half, heads uint64) {
 	}
 	p.orphans = 0
 	p.requests += n
+	p.sent += n
 	p.counts.Lost += n
 }
 

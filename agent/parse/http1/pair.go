@@ -22,6 +22,7 @@ func (p *Parser) begin(h *half) {
 	if c := p.early; c != nil {
 		p.early, h.call = nil, c
 		p.requests++
+		p.sent++
 		return
 	}
 	if p.responses > p.requests || p.late && !p.asked {
@@ -32,6 +33,7 @@ func (p *Parser) begin(h *half) {
 	p.asked = true
 	ordinal := p.requests
 	p.requests++
+	p.sent++
 	if len(p.calls) >= p.limits.Open {
 		p.ambiguous = true
 		p.abandon()
@@ -53,6 +55,9 @@ func (p *Parser) pair(h *half) {
 	p.disown()
 	ordinal := p.responses
 	p.responses++
+	if h.msg.Status != 408 {
+		p.answered++
+	}
 	if p.ambiguous {
 		return
 	}
@@ -277,6 +282,10 @@ func (p *Parser) finish() {
 		} else {
 			p.counts.Unanswered++
 		}
+	}
+	if p.pipelined && !p.late && p.answered > p.sent {
+		// Requests that shared a buffer were lost, and count for one there; each of their answers came in its own.
+		p.counts.Lost += p.answered - p.sent
 	}
 	p.calls, p.spare, p.pool = nil, nil, parse.Pool{}
 	for i := range p.half {

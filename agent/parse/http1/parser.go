@@ -20,10 +20,10 @@
 // saw begin there. While nothing was lost, order alone is certain, pipelined or not (RFC 9112 §9.3.2). After a loss a
 // response is paired only if its ordinal is that of the newest request, which is so on every connection that does
 // not pipeline; a connection that shows any other picture afterwards is ambiguous for good, and its requests
-// are counted as lost. The first pairs after a loss are handed out only when the next response goes to the newest
-// request again, or silence or the end finds each request with one response: where a pipeline sends many heads in one buffer, the
-// kernel counts one. What counts can't tell apart is a pipeline whose losses on both sides look like turns three times
-// in a row.
+// are counted as lost; at its end the answers that were begun tell how many there were. The first pairs after a loss
+// are handed out only when the next response goes to the newest request again, or silence or the end finds each request
+// with one response: where a pipeline sends many heads in one buffer, the kernel counts one. What counts can't tell
+// apart is a pipeline whose losses on both sides look like turns three times in a row.
 //
 // A response may be seen just before its request, where one thread sends and another receives: if the next bytes of the
 // request side follow without a gap, they are that request.
@@ -104,6 +104,8 @@ type Parser struct {
 
 	requests  uint64 // begun, those in gaps included
 	responses uint64 // final ones begun, those in gaps included
+	sent      uint64 // requests as they were counted, without what ordinals are corrected by
+	answered  uint64 // and responses
 	orphans   uint64 // responses seen whose request must lie in a gap that was not reported yet
 
 	doubted *call // complete, after a loss: waits for proof that the connection takes turns
