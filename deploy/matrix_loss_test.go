@@ -12,7 +12,7 @@ import (
 func TestNoLossAt5000(t *testing.T) {
 	needsRoot(t)
 	const perSecond, conns = 5000, 20
-	seconds := 2
+	seconds := 4
 	if wholeMatrix() {
 		seconds = 15
 	}
