@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/signal"
 	"slices"
 	"sync"
 	"time"
@@ -35,6 +37,7 @@ type State struct {
 	Reason    string // why it failed and what to do; "" otherwise
 	Processes int    // that map it now
 	Sites     int
+	Unleased  string // why an attached file is only looked at now and then for writes; "" = a lease makes writers wait
 }
 
 // Times are how long things last.
@@ -42,12 +45,14 @@ type Times struct {
 	Grace  time.Duration // from the last Drop to detaching
 	Forget time.Duration // until a file that failed is tried again
 	Retry  time.Duration // the same, where the host was only short of something
-	Sweep  time.Duration // between two looks at what is over
+	// Written is the same where somebody was writing into the file; twice as long each time he still is, up to Retry.
+	Written time.Duration
+	Sweep   time.Duration // between two looks at what is over, and at what was written
 }
 
 // DefaultTimes keeps a library attached between two runs of a cron job or a rolling restart.
 func DefaultTimes() Times {
-	return Times{Grace: 30 * time.Second, Forget: 10 * time.Minute, Retry: 20 * time.Second, Sweep: time.Second}
+	return Times{Grace: 30 * time.Second, Forget: 10 * time.Minute, Retry: 20 * time.Second, Written: time.Second, Sweep: time.Second}
 }
 
 // maxFiles bounds the registry: beyond it a file is counted and not attached.
@@ -71,8 +76,11 @@ type Registry struct {
 
 	detaching sync.WaitGroup
 	slots     chan struct{}
+	urgent    chan struct{} // the same for files that somebody waits to write
+	breaks    chan os.Signal
 	stop      chan struct{}
 	swept     chan struct{}
+	looked    chan struct{}
 }
 
 // key names an attachment: a file, and the one process it is for.
@@ -88,15 +96,21 @@ type entry struct {
 	tried time.Time     // when attaching was begun
 	wait  time.Duration // from then until it is tried again, after a failure
 	links []link.Link
+	guard *guard // with the links
+	// written: it failed because of a writer
+	written bool
 }
 
 // New makes an empty Registry. Close it.
 func New(programs Programs, times Times) *Registry {
 	r := &Registry{
 		programs: programs, times: times, now: time.Now, files: map[key]*entry{}, aliases: map[target.Identity]target.Identity{},
-		slots: make(chan struct{}, maxDetaching), stop: make(chan struct{}), swept: make(chan struct{}),
+		slots: make(chan struct{}, maxDetaching), urgent: make(chan struct{}, maxDetaching), breaks: make(chan os.Signal, 1),
+		stop: make(chan struct{}), swept: make(chan struct{}), looked: make(chan struct{}),
 	}
+	signal.Notify(r.breaks, leaseSignal)
 	go r.sweepLoop()
+	go r.lookLoop()
 	return r
 }
 
@@ -107,26 +121,26 @@ func (r *Registry) Use(p target.Process, f target.File) bool {
 	if !isNew {
 		return attached
 	}
-	var links []link.Link
-	err := f.Problem
-	if err == nil {
-		links, err = attach(r.programs, f)
-	}
+	links, guard, err := guarded(r.programs, f)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch {
-	case r.closed || r.files[key{e.state.ID, f.Only}] != e:
-		// Closed, superseded or gone while attaching.
-		r.detach(links)
-		return false
-	case err != nil:
-		e.state.Phase, e.state.Reason, e.wait = Failed, oneLine(err), r.times.Forget
-		if passing(err) {
-			e.wait = r.times.Retry
+	gone := r.closed || r.files[key{e.state.ID, f.Only}] != e // closed, superseded or dropped while attaching
+	if err != nil {
+		if !gone {
+			r.failed(e, err)
 		}
 		return false
 	}
-	e.state.Phase, e.state.Reason, e.links = Attached, "", links
+	e.links, e.guard = links, guard
+	switch {
+	case gone:
+		r.detach(e, r.slots)
+		return false
+	case guard.broken():
+		r.yield(e) // he came while attaching, and nobody is told twice
+		return false
+	}
+	e.state.Phase, e.state.Reason, e.state.Unleased, e.written = Attached, "", guard.unleased, false
 	if len(e.users) == 0 {
 		e.state.Phase = Draining
 	}
@@ -143,6 +157,10 @@ func (r *Registry) enter(p target.Process, f target.File) (e *entry, isNew, atta
 	k := key{r.known(f.ID, f.Only), f.Only}
 	if e, ok := r.files[k]; ok {
 		e.users[p] = struct{}{}
+		if e.outdated(f) {
+			r.yield(e)
+			e.wait = 0 // what is there now was just described
+		}
 		if e.state.Phase == Failed && r.now().Sub(e.tried) >= e.wait {
 			e.state.Phase, e.tried, e.state.Sites = Attaching, r.now(), len(f.Sites)
 			return e, true, false
@@ -172,8 +190,8 @@ func (r *Registry) supersede(id target.Identity) {
 	for old, e := range r.files {
 		before := id
 		before.BuildID = old.id.BuildID
-		if old.id.BuildID != id.BuildID && old.id.SameInode(before) && e.links != nil {
-			r.detach(e.links)
+		if old.id.BuildID != id.BuildID && old.id.SameInode(before) && (e.links != nil || e.written) {
+			r.detach(e, r.urgent)
 			r.remove(old)
 		}
 	}
@@ -187,7 +205,7 @@ func (r *Registry) Drop(p target.Process, id target.Identity) {
 	if e, ok := r.files[own]; ok && own.only != 0 {
 		// What is for one process goes with it: nobody else can come back to it.
 		if delete(e.users, p); len(e.users) == 0 {
-			r.detach(e.links)
+			r.detach(e, r.slots)
 			r.remove(own)
 		}
 	}
@@ -255,7 +273,10 @@ func (r *Registry) sweepLoop() {
 		select {
 		case <-r.stop:
 			return
+		case <-r.breaks:
+			r.yieldBroken()
 		case <-ticker.C:
+			r.yieldBroken()
 			r.sweep()
 		}
 	}
@@ -269,26 +290,37 @@ func (r *Registry) sweep() {
 		if len(e.users) > 0 {
 			continue
 		}
-		idle := now.Sub(e.idle)
-		if e.state.Phase == Draining && idle >= r.times.Grace || e.state.Phase == Failed && idle >= r.times.Forget {
-			r.detach(e.links)
+		idle, soon := now.Sub(e.idle), e.state.Phase == Draining || e.written
+		if soon && idle >= r.times.Grace || e.state.Phase == Failed && idle >= r.times.Forget {
+			r.detach(e, r.slots)
 			r.remove(k)
 		}
 	}
 }
 
-// detach closes links without waiting. The caller holds the lock, so that Close sees every detach begun.
-func (r *Registry) detach(links []link.Link) {
+// detach closes the links of a file without waiting, and when they are out lets writers in. The caller holds the lock,
+// so that Close sees every detach begun.
+func (r *Registry) detach(e *entry, slots chan struct{}) {
+	links, guard := e.links, e.guard
+	e.links, e.guard = nil, nil
+	if links == nil && guard == nil {
+		return
+	}
+	r.detaching.Add(1)
+	var out sync.WaitGroup
 	for _, l := range links {
-		r.detaching.Add(1)
-		go func() {
-			defer r.detaching.Done()
-			r.slots <- struct{}{}
-			defer func() { <-r.slots }()
+		out.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
 			// A close of a descriptor that we own can only fail after it took effect.
 			_ = l.Close()
-		}()
+		})
 	}
+	go func() {
+		defer r.detaching.Done()
+		out.Wait()
+		guard.release()
+	}()
 }
 
 // ErrLeft says that probes were still being detached when time ran out. They go when the process ends.
@@ -299,17 +331,19 @@ func (r *Registry) Close(ctx context.Context) error {
 	r.mu.Lock()
 	if !r.closed {
 		r.closed = true
+		signal.Stop(r.breaks)
 		close(r.stop)
 	}
 	n := len(r.files)
 	for k, e := range r.files {
-		r.detach(e.links)
+		r.detach(e, r.slots)
 		r.remove(k)
 	}
 	r.mu.Unlock()
 	<-r.swept
 	done := make(chan struct{})
 	go func() {
+		<-r.looked
 		r.detaching.Wait()
 		close(done)
 	}()

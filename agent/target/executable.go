@@ -28,6 +28,7 @@ func DescribeProgram(cache *Cache, libs []Library, path string, handle *os.File)
 	if err != nil {
 		return File{}, false
 	}
+	fresh := s.fresh()
 	facts, err := cache.program(handle, s, libs)
 	if err != nil || len(facts.Carried) == 0 {
 		return File{}, false
@@ -48,6 +49,10 @@ func DescribeProgram(cache *Cache, libs []Library, path string, handle *os.File)
 		return file, true
 	}
 	file.Library, file.Handle = strings.Join(names, " and "), handle
+	file.describedBy(s, fresh, func(handle *os.File) File {
+		again, _ := DescribeProgram(NewCache(cache.budget), libs, path, handle)
+		return again
+	})
 	return file, true
 }
 

@@ -103,9 +103,13 @@ func (c *Cache) get(key cacheKey, read func() (Facts, error)) (Facts, error) {
 		return e.facts, e.err
 	}
 	e = cacheEntry{}
+	fresh := key.stamp.fresh()
 	e.facts, e.err = read()
 	if e.spent() {
 		e.until = time.Now().Add(retrySpent)
+	}
+	if fresh {
+		return e.facts, e.err // what is written next may have the same stamp
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

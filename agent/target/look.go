@@ -36,13 +36,14 @@ type held struct {
 	only   uint32
 	told   time.Time // when; zero = it was not
 	probed bool      // what is not is handed on again later
+	lapsed bool      // it was probed, or may be now: hand it on at once
 }
 
 // retell is when a file that is not probed is handed on again: the host may have been short of something.
 const retell = 20 * time.Second
 
 // stale reports whether the file is to be handed on now.
-func (h held) stale() bool { return !h.probed && time.Since(h.told) >= retell }
+func (h held) stale() bool { return !h.probed && (h.lapsed || time.Since(h.told) >= retell) }
 
 // rereadAfter is how many unchanged looks are trusted before the address space is read anyway.
 const rereadAfter = 10
@@ -82,6 +83,7 @@ func (w *Watcher) look(pid uint32, fresh bool, kernel bpf.FileID) {
 		w.dropAll(p)
 		return
 	}
+	w.lapsed(p)
 	if !p.searched {
 		w.search(p)
 	}
@@ -300,6 +302,7 @@ func Describe(cache *Cache, lib Library, path string, handle *os.File) File {
 		return f
 	}
 	f.ID = s.id
+	fresh := s.fresh()
 	facts, err := cache.library(handle, s, lib)
 	if err != nil {
 		f.Problem = cannotRead(lib, path, err)
@@ -318,6 +321,7 @@ func Describe(cache *Cache, lib Library, path string, handle *os.File) File {
 		return f
 	}
 	f.Sites, f.Handle = sites, handle
+	f.describedBy(s, fresh, func(handle *os.File) File { return Describe(NewCache(cache.budget), lib, path, handle) })
 	return f
 }
 

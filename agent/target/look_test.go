@@ -146,6 +146,8 @@ func (g *grudging) Use(p Process, f File) bool {
 	return g.used[f.ID] > 1
 }
 
+func (g *grudging) Stands(id Identity, _ uint32) (probed, again bool) { return g.used[id] > 1, false }
+
 func TestWhatIsNotProbedIsHandedOnAgain(t *testing.T) {
 	proc := newFakeProc(t, 79)
 	path := copyFile(t, systemLibrary(t), filepath.Join(t.TempDir(), "libssl.so.3"))

@@ -36,6 +36,7 @@ type stamp struct {
 	id       Identity
 	size     uint64
 	modified int64
+	changed  int64
 }
 
 // openMapped opens the very file that a process has mapped, deleted or replaced on disk though it may be.
@@ -177,6 +178,7 @@ func stampOf(f *os.File) (stamp, error) {
 		id:       Identity{Dev: uint64(st.Dev_major)<<20 | uint64(st.Dev_minor), Ino: st.Ino},
 		size:     st.Size,
 		modified: nanos(st.Mtime),
+		changed:  nanos(st.Ctime),
 	}
 	if st.Mask&unix.STATX_BTIME != 0 {
 		s.id.Born = nanos(st.Btime)

@@ -21,6 +21,8 @@ type File struct {
 	Sites   []Site
 	Only    uint32 // the one process to probe; 0 = every process that maps the file
 	Problem error  // why the file cannot be probed, for a person
+	Stamp   Stamp  // of the content that was described
+	origin  origin
 }
 
 // Sink is told which processes map which files. agent/probe is one.
@@ -30,6 +32,9 @@ type Sink interface {
 	Use(p Process, f File) bool
 	// Drop says that a process is gone, or maps the file no more. It also ends what was for this process alone.
 	Drop(p Process, id Identity)
+	// Stands reports whether a file is still probed, for all (only = 0) or for one process, and whether one that is not
+	// is to be handed on again now: probes go at once where somebody is about to write into the file.
+	Stands(id Identity, only uint32) (probed, again bool)
 }
 
 // Config is what a Watcher works with.

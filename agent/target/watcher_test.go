@@ -43,6 +43,13 @@ func (l *ledger) Use(p Process, f File) bool {
 	return f.Problem == nil
 }
 
+func (l *ledger) Stands(id Identity, _ uint32) (probed, again bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f, ok := l.files[id]
+	return ok && f.Problem == nil, false
+}
+
 func (l *ledger) Drop(p Process, id Identity) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
