@@ -43,6 +43,18 @@ static __noinline int end_stream(struct tls_key *key, struct tls_stream *t)
 	return drop_stream(key, t);
 }
 
+/* Whether the socket has a stream that lives, other than this one. */
+static __always_inline bool has_partner(struct conn *c, struct sock *sk, const struct tls_key *key)
+{
+	struct tls_key partner = c->tls;
+	struct tls_stream *t;
+
+	if (!partner.ssl || (partner.ssl == key->ssl && partner.tgid == key->tgid))
+		return false;
+	t = bpf_map_lookup_elem(&tls_streams, &partner);
+	return t && t->sk == (__u64)sk;
+}
+
 /* The stream and the socket belong together. False where they do not, or there is no room. */
 static __noinline bool bind(struct tls_key *key, struct sock *sk, struct conn *c, __u8 kind)
 {
@@ -56,8 +68,12 @@ static __noinline bool bind(struct tls_key *key, struct sock *sk, struct conn *c
 	if (old_sk == (__u64)sk && t->plain.conn == c->plain.conn)
 		return true;
 	if (old_sk) {
-		/* A connection of Go never moves; this call has ended without a probe to tell, and the bytes are not its. */
-		if (kind == CALL_GO_WRITE && bpf_map_lookup_elem(&conns, &old_sk))
+		/*
+		 * Its socket lives, so the bytes are not its: a program that its library calls back sends on other connections
+		 * inside the call (node in SSL_read), and a write of Go may have ended without a probe to tell. Only a handshake
+		 * moves an object, and never to a socket that has a living stream.
+		 */
+		if ((kind != CALL_HANDSHAKE || has_partner(c, sk, key)) && bpf_map_lookup_elem(&conns, &old_sk))
 			return false;
 		/* the SSL object was reused: another stream */
 		end_stream(key, t);

@@ -22,6 +22,7 @@ static __noinline int tls_bytes(struct conn *c, struct tls_call *call, const str
 	struct tls_key key = {.tgid = who->tgid};
 	__u8 kind = CALL_WRITE;
 	__u32 n = io->length;
+	__u64 other;
 	bool ended = false;
 
 	count(COUNT_TLS_BYTES, n);
@@ -33,6 +34,12 @@ static __noinline int tls_bytes(struct conn *c, struct tls_call *call, const str
 		if (io->direction == DIRECTION_EGRESS) {
 			call->sent += n;
 			ended = kind == CALL_GO_WRITE && call->sent > call->left;
+			/* Inside the call of another: node calls its program back in SSL_read, and that writes elsewhere. */
+			other = c->tls.ssl ? 0 : by_prefix(c, io, who->tgid);
+			if (other) {
+				key.ssl = other;
+				kind = CALL_WRITE;
+			}
 		}
 	} else if (!c->covered) {
 		c->uncovered += n;

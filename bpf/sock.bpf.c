@@ -105,7 +105,7 @@ static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __
 	own(&c->plain, task, pid_tgid);
 	if (c->state == CONN_TLS) {
 		/* Its buffer matters only where it may tell which stream it belongs to. */
-		if (!call && !c->covered && direction == DIRECTION_EGRESS)
+		if (!c->covered && direction == DIRECTION_EGRESS)
 			find_buffer(task, regs, &io);
 		goto sealed;
 	}
