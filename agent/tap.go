@@ -77,7 +77,7 @@ func openTap(ctx context.Context, c config, spec target.Spec, kin []uint32, log 
 	t.explain = &target.Explainer{Proc: procfs, Cache: cache, Libraries: target.Libraries(), Probe: t.probes.State}
 	t.watcher = target.NewWatcher(target.Config{
 		Proc: procfs, Selection: t.selection, Sink: t.probes, Cache: cache, Libraries: target.Libraries(), Reconcile: reconcile,
-		SetExe: t.objects.SetExe,
+		SetExe: t.objects.SetExe, Kin: kin,
 	})
 	t.account = &account{
 		table: coverage.New(), read: t.objects.Coverage, explain: t.explain.Explain, owner: t.processes.Lookup, log: log,

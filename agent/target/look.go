@@ -51,7 +51,7 @@ const rereadAfter = 10
 // look reads one process, and hands on what is new about it. fresh says that its image has just been replaced, and
 // kernel is how the kernel names it then; zero = unknown.
 func (w *Watcher) look(pid uint32, fresh bool, kernel bpf.FileID) {
-	if pid == w.self {
+	if w.ours(pid) {
 		return
 	}
 	key, parent, err := readProcess(w.config.Proc, pid)

@@ -226,7 +226,7 @@ func (w *Watcher) coverCPUs() {
 }
 
 func (w *Watcher) queueMapping(e mapEvent) {
-	if e.pid == w.self {
+	if w.ours(e.pid) {
 		return
 	}
 	w.counts.mappings.Add(1)

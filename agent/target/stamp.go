@@ -41,16 +41,16 @@ func (s stamp) fresh() bool {
 
 // origin is how a file came to its description, to describe it again.
 type origin struct {
-	fresh   bool // the stamp alone proves nothing
-	buildID string
-	sites   []Site
-	again   func(handle *os.File) File
+	fresh bool // the stamp alone proves nothing
+	id    Identity
+	sites []Site
+	again func(handle *os.File) File
 }
 
 // describedBy remembers where the description comes from. s and fresh are of before the file was read.
 func (f *File) describedBy(s stamp, fresh bool, again func(*os.File) File) {
 	f.Stamp = s.public()
-	f.origin = origin{fresh: fresh, buildID: f.ID.BuildID, sites: append([]Site(nil), f.Sites...), again: again}
+	f.origin = origin{fresh: fresh, id: f.ID, sites: append([]Site(nil), f.Sites...), again: again}
 }
 
 // ErrWritten says that a file is no longer what was described.
@@ -70,10 +70,23 @@ func (f File) Still(handle *os.File) (Stamp, error) {
 	case now.Changed == f.Stamp.Changed && !f.origin.fresh:
 		return now, nil
 	}
-	if g := f.origin.again(handle); g.Problem != nil || g.ID.BuildID != f.origin.buildID || !reflect.DeepEqual(g.Sites, f.origin.sites) {
+	if g := f.origin.again(handle); g.Problem != nil || g.ID.BuildID != f.origin.id.BuildID || !reflect.DeepEqual(g.Sites, f.origin.sites) {
 		return now, ErrWritten
 	}
 	return now, nil
+}
+
+// Again describes the file anew by its Handle. It returns ErrWritten where that is not what it was.
+func (f File) Again() (File, error) {
+	if f.origin.again == nil {
+		return f, nil
+	}
+	g := f.origin.again(f.Handle)
+	if g.Problem != nil || g.ID != f.origin.id || !reflect.DeepEqual(g.Sites, f.origin.sites) {
+		return f, ErrWritten
+	}
+	g.ID, g.Sites, g.Only, g.Path = f.ID, f.Sites, f.Only, f.Path
+	return g, nil
 }
 
 // lapsed notes which files of a process are to be handed on again before their time, since somebody wrote into them.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -46,6 +47,8 @@ type Config struct {
 	Libraries []Library
 	// SetExe tells the kernel the verdict on an executable. Needed where the Selection judges executables.
 	SetExe func(id bpf.FileID, include, exclude bool) error
+	// Kin are processes that are not looked at, besides this one: what they map needs no probe.
+	Kin []uint32
 	// Reconcile is the time between two looks at all processes, at least a few seconds.
 	Reconcile time.Duration
 }
@@ -117,6 +120,8 @@ func (w *Watcher) Stats() Stats {
 		MappingsLost: c.mappingsLost.Load(), Unbound: c.unbound.Load(),
 	}
 }
+
+func (w *Watcher) ours(pid uint32) bool { return pid == w.self || slices.Contains(w.config.Kin, pid) }
 
 // Exec says that a process has a new image, which the kernel names exe (zero = unknown). It never waits.
 func (w *Watcher) Exec(pid uint32, exe bpf.FileID) {

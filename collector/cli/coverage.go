@@ -33,8 +33,19 @@ func (a *account) missing() uint64 {
 	return plus(a.tls-min(a.decoded, a.tls), a.quic)
 }
 
-// gap says whether anything of it is not seen, or not seen exactly.
-func (a *account) gap() bool { return a.missing() > 0 || a.unbound > 0 || a.lost > 0 }
+// fewBytes are what connections leave behind that come to nothing: the alert that answers a port scan or the health check
+// of a load balancer, a handshake that was broken off. A handshake that succeeds moves more.
+const fewBytes = 1 << 10
+
+// gap says whether something of it is not seen, or not seen exactly, that is worth a person's time: figures and shares
+// always tell all.
+func (a *account) gap() bool { return a.matters(a.missing()) || a.matters(a.unbound) || a.lost > 0 }
+
+// matters says whether bytes are more than a few, and more than one in a thousand.
+func (a *account) matters(n uint64) bool {
+	whole := plus(a.tls, a.quic)
+	return n >= fewBytes && n >= whole/1000
+}
 
 // coverageStage is the stage of Health.counts that holds an agent's totals: rows are bounded, totals are not.
 const coverageStage = "coverage"
