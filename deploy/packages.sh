@@ -2,7 +2,7 @@
 # Installs the Debian packages that a make target needs and this machine lacks. Usage: packages.sh test|check|vm|matrix
 set -euo pipefail
 declare -A need=(
-	[test]="nginx:nginx-light h2load:nghttp2-client openssl:openssl curl:curl python3:python3 ip:iproute2 unshare:util-linux cc:gcc /usr/include/stdio.h:libc6-dev wget:wget gnutls-serv:gnutls-bin redis-server:redis-server redis-cli:redis-tools"
+	[test]="nginx:nginx-light h2load:nghttp2-client openssl:openssl curl:curl python3:python3 ip:iproute2 unshare:util-linux cc:gcc /usr/include/stdio.h:libc6-dev /usr/include/openssl/ssl.h:libssl-dev wget:wget gnutls-serv:gnutls-bin redis-server:redis-server redis-cli:redis-tools"
 	[check]="clang-14:clang-14 llvm-strip-14:llvm-14 protoc:protobuf-compiler /usr/include/bpf/bpf_helpers.h:libbpf-dev /usr/include/google/protobuf/timestamp.proto:libprotobuf-dev"
 	[vm]="qemu-system-x86_64:qemu-system-x86 /bin/busybox:busybox-static openssl:openssl curl:curl python3:python3"
 	[matrix]="apache2:apache2 haproxy:haproxy /usr/lib/postgresql:postgresql psql:postgresql-client"

@@ -84,7 +84,7 @@ func Libraries() []Library {
 		// What an SSL writes into a memory BIO is found again at the socket: see bpf/doc.go.
 		Name:      "OpenSSL's libcrypto",
 		OnDemand:  true,
-		Beside:    []string{"_ssl.cpython-*.so", "_ssl.abi3.so", "_ssl.so"}, // Python: asyncio keeps TLS in memory
+		Beside:    []string{"_ssl.cpython-*.so", "_ssl.abi3.so", "_ssl.so", "libnode.so*"}, // asyncio and node keep TLS in memory
 		Files:     []string{"libcrypto.so*", "libcrypto-*.so*"},
 		Functions: []Function{bioWrite()},
 	}, {
