@@ -46,6 +46,7 @@ generate: ## rebuild eBPF objects (clang 14 of Debian 12) and protobuf code
 matrix: build ## every server and client program of the matrix, 1,000 connections, 5,000 requests/s
 	deploy/packages.sh matrix
 	TEST_SPILE_MATRIX=1 $(GO) test -count=1 -v -timeout 60m ./deploy -run '^(TestMatrix|TestWrongPeer|TestNoLossAt5000)$$'
+	TEST_SPILE_MATRIX=1 $(GO) test -count=1 -v -timeout 20m ./agent/target -run '^TestGoMatrix$$'
 
 bench: build ## cost and capacity in one run: nginx alone, with empty probes, with Spile; agent, collector, wire
 	deploy/packages.sh test

@@ -41,7 +41,7 @@ if [ "$1" = matrix ] && ! has_node20; then
 	npm install --silent --no-save --no-audit --no-fund --prefix bin/matrix node@20 >&2
 fi
 if [ "$1" = matrix ]; then # the tests build in a network namespace: what they build with must be here before
-	for toolchain in go1.21.13 go1.23.12 go1.26.0; do
+	for toolchain in go1.20.14 go1.21.13 go1.23.12 go1.25.5 go1.26.0; do
 		case $(go env GOVERSION) in "${toolchain%.*}".*) ;; *) GOTOOLCHAIN=$toolchain go version >/dev/null ;; esac
 	done
 fi
