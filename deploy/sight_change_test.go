@@ -83,7 +83,8 @@ func TestSightUpgrade(t *testing.T) {
 	fetch(t, 9530, 3) // the one that still has the old file
 	expect(9530, 3, 5*time.Second)
 
-	// `cp` over a library in use keeps the inode. The same bytes change nothing for the programs that run.
+	// `cp` over a library in use keeps the inode. The same bytes change nothing for the programs that run; the probes make
+	// way for the writer, and are back soon after.
 	data, err := os.ReadFile(original)
 	must(t, err)
 	f, err := os.OpenFile(file, os.O_WRONLY, 0)
@@ -91,6 +92,7 @@ func TestSightUpgrade(t *testing.T) {
 	_, err = f.WriteAt(data, 0)
 	must(t, err)
 	must(t, f.Close())
+	time.Sleep(500 * time.Millisecond)
 	fetch(t, 9531, 4)
 	expect(9531, 4, 5*time.Second)
 	third := sightNginx(t, 9532, env)

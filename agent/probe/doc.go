@@ -3,9 +3,14 @@
 //
 //	            Use (first)           ok
 //	(nothing) ─────────────▶ attaching ─▶ attached ◀──────┐ Use
-//	                             │            │ last Drop │
-//	                             │ error      └──▶ draining ──30 s──▶ (detached, forgotten)
-//	                             ▼
+//	                           ▲ │  ▲         │ last Drop │
+//	                           │ │  │         └──▶ draining ──30 s──▶ (detached, forgotten)
+//	                           │ │  │ the writer is done:   │
+//	                           │ │  │ itself, or Use        │ somebody opens it for writing, or wrote into it
+//	                           │ │  └── failed: being written ◀── attached, draining (detached at once)
+//	                           │ │          └──last Drop, then 30 s──▶ (forgotten)
+//	                           │ │ error
+//	                           │ ▼
 //	                           failed ──Use, 10 min later (20 s, where the host was short of something)──▶ attaching
 //	                             └──last Drop, then 10 min──▶ (forgotten)
 //
@@ -24,6 +29,26 @@
 // silently; that is why they all live in one struct. Detaching happens in goroutines that Close waits for, within the
 // context it is given; what is left then goes when the process ends. Nothing is pinned.
 //
+// The agent must not harm what it watches. A probe is an offset in an inode: where other code is written over a file in
+// place (`cp new libssl.so.3`; package managers rename instead), the kernel would put the breakpoints into the middle of
+// other instructions of every program that starts. So each file that is attached has a read lease (fcntl(2), F_SETLEASE).
+// Whoever opens the file for writing, or truncates it, waits in the kernel until the probes are out and the Registry
+// has given up the lease: 60 to 130 ms with uprobe_multi, and 1.4 s with perf events, whose probes go one after another.
+// Opened with O_NONBLOCK the file gives EWOULDBLOCK for as long. An agent that is stopped delays the writer for
+// fs.lease-break-time, 45 s. The lease is taken first; under it the file is compared with its description; only then is
+// it attached, so that in no order of events there is other code under a probe. A file that somebody has open for
+// writing already gives no lease and is not attached until he closes it.
+//
+// Where there are no leases (a file of another user for an agent without CAP_LEASE, fs.leases-enable=0, a file system
+// without them), or where the lease does not reach (the layer's file under an overlay, another client of a network file
+// system), the size, the times and, where only the change time moved, the code at the sites are looked at once a second
+// and at each new user. A program that starts within that second may meet a probe at a wrong place. State.Unleased says
+// for which files, and why.
+//
+// An agent that is killed leaves both to the kernel, which closes lease and links in no promised order: for the 0.1 s
+// or so that it takes, a file is as one without a lease, and a writer who comes then does not wait.
+//
 // What is lost when: a file that cannot be attached stays in List as failed, with what, why and what to do in one line.
-// A file whose content was overwritten in place is detached at once, for its sites would lie inside other instructions.
+// While somebody has a file open for writing, its programs are not seen. If he leaves what was there they are seen again
+// 15 to 30 ms after he closes it; what is new is attached when a program maps it, or within about 3 s.
 package probe

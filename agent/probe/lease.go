@@ -6,8 +6,7 @@ import (
 	"io"
 	"os"
 	"strconv"
-	"syscall"
-	"time"
+	"sync"
 
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
@@ -18,11 +17,14 @@ import (
 // guard notices that somebody is about to write into a file that is attached, or has done so. With a lease (fcntl(2),
 // F_SETLEASE) the kernel makes whoever opens the file for writing wait until the probes are out.
 type guard struct {
-	file     *os.File // a descriptor of its own; the lease hangs on it
-	unleased string   // why there is no lease, in one line; "" = there is one
-	stamp    target.Stamp
-	offsets  []uint64
-	code     [sha256.Size]byte // of what lies around the sites
+	file      *os.File // a descriptor of its own; the lease hangs on it
+	unleased  string   // why there is no lease, in one line; "" = there is one
+	stamp     target.Stamp
+	described target.File // with that descriptor
+	offsets   []uint64
+	code      [sha256.Size]byte // of what lies around the sites
+	looking   sync.Mutex        // held while file is looked at, so that it is not closed meanwhile
+	closed    bool
 }
 
 // errWritten is the cause where a file is not attached because of somebody who writes into it.
@@ -61,7 +63,8 @@ func newGuard(f target.File) (*guard, error) {
 	if err != nil {
 		return nil, attempt{what: "attach to " + f.Path}.refused(err)
 	}
-	g := &guard{file: own}
+	f.Handle = own
+	g := &guard{file: own, described: f}
 	switch err := g.lease(); {
 	case errors.Is(err, unix.EAGAIN):
 		own.Close()
@@ -139,10 +142,12 @@ func (g *guard) changed() bool {
 	if g == nil {
 		return false
 	}
-	now, err := target.StampOf(g.file)
-	if errors.Is(err, os.ErrClosed) {
+	g.looking.Lock()
+	defer g.looking.Unlock()
+	if g.closed {
 		return false // let go meanwhile
 	}
+	now, err := target.StampOf(g.file)
 	switch {
 	case err != nil:
 		return true // what cannot be looked at is not to be trusted
@@ -153,7 +158,7 @@ func (g *guard) changed() bool {
 	}
 	// A rename, a new link, or a writer who set the time back.
 	code, err := g.read()
-	return !errors.Is(err, os.ErrClosed) && (err != nil || code != g.code)
+	return err != nil || code != g.code
 }
 
 // around is how much is compared before and after each site: more than the longest instruction, which has 15 bytes.
@@ -171,108 +176,26 @@ func (g *guard) read() (sum [sha256.Size]byte, err error) {
 	return [sha256.Size]byte(hash.Sum(nil)), nil
 }
 
-// release lets writers in.
+// admit lets writers in.
+func (g *guard) admit() {
+	if g.unleased != "" {
+		return
+	}
+	// It can only fail where there is no lease.
+	_ = g.control(func(fd uintptr) error {
+		_, err := unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_UNLCK)
+		return err
+	})
+}
+
+// release gives up everything.
 func (g *guard) release() {
 	if g == nil {
 		return
 	}
-	if g.unleased == "" {
-		// A child between fork and exec may have the descriptor too, so that closing it is not enough.
-		_ = g.control(func(fd uintptr) error {
-			_, err := unix.FcntlInt(fd, unix.F_SETLEASE, unix.F_UNLCK)
-			return err
-		})
-	}
+	g.admit() // a child between fork and exec may have the descriptor too, so that closing it is not enough
+	g.looking.Lock()
+	defer g.looking.Unlock()
+	g.closed = true
 	g.file.Close()
-}
-
-// outdated reports whether a description is of another content than the one that is attached.
-func (e *entry) outdated(f target.File) bool {
-	return e.guard != nil && e.links != nil && f.Stamp != (target.Stamp{}) && !f.Stamp.SameContent(e.guard.stamp)
-}
-
-// yield takes the probes out of a file at once because of a writer. The users stay: they are what brings it back. The
-// caller holds the lock.
-func (r *Registry) yield(e *entry) {
-	r.detach(e, r.urgent)
-	r.failed(e, beingWritten(e.state.Path))
-}
-
-// failed says when a file is tried again.
-func (r *Registry) failed(e *entry, err error) {
-	wait := r.times.Forget
-	switch again := e.written; {
-	case errors.Is(err, errWritten) && again:
-		wait = min(2*e.wait, r.times.Retry) // somebody keeps it open, or opens it all the time
-	case errors.Is(err, errWritten):
-		wait = r.times.Written
-	case passing(err):
-		wait = r.times.Retry
-	}
-	e.written = errors.Is(err, errWritten)
-	e.state.Phase, e.state.Reason, e.state.Unleased, e.wait, e.tried = Failed, oneLine(err), "", wait, r.now()
-}
-
-// yieldBroken makes way for everyone who waits to write.
-func (r *Registry) yieldBroken() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, e := range r.files {
-		if e.guard.broken() {
-			r.yield(e)
-		}
-	}
-}
-
-// yieldChanged detaches what was written where no lease could prevent it. It looks without the lock, for a file system
-// may not answer.
-func (r *Registry) yieldChanged() {
-	r.mu.Lock()
-	guards := make(map[*entry]*guard, len(r.files))
-	for _, e := range r.files {
-		if e.guard != nil {
-			guards[e] = e.guard
-		}
-	}
-	r.mu.Unlock()
-	for e, g := range guards {
-		if !g.changed() {
-			continue
-		}
-		r.mu.Lock()
-		if e.guard == g {
-			r.yield(e)
-		}
-		r.mu.Unlock()
-	}
-}
-
-// lookLoop has a goroutine of its own: while it waits for a file system, the leases of the other files are served.
-func (r *Registry) lookLoop() {
-	defer close(r.looked)
-	ticker := time.NewTicker(r.times.Sweep)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-r.stop:
-			return
-		case <-ticker.C:
-			r.yieldChanged()
-		}
-	}
-}
-
-// leaseSignal is what the kernel sends when a lease is in somebody's way. It does not say which.
-const leaseSignal = syscall.SIGIO
-
-// Stands reports whether a file is attached, and whether one that is not is to be handed on again now.
-func (r *Registry) Stands(id target.Identity, only uint32) (attached, again bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	e, ok := r.files[key{r.known(id, only), only}]
-	if !ok {
-		return false, false
-	}
-	attached = e.state.Phase == Attached || e.state.Phase == Draining
-	return attached, e.state.Phase == Failed && e.written && r.now().Sub(e.tried) >= e.wait
 }

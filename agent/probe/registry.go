@@ -101,6 +101,8 @@ type entry struct {
 	written bool
 }
 
+func (e *entry) key() key { return key{e.state.ID, e.state.Only} }
+
 // New makes an empty Registry. Close it.
 func New(programs Programs, times Times) *Registry {
 	r := &Registry{
@@ -122,9 +124,14 @@ func (r *Registry) Use(p target.Process, f target.File) bool {
 		return attached
 	}
 	links, guard, err := guarded(r.programs, f)
+	return r.settle(e, links, guard, err)
+}
+
+// settle notes what came of attaching, and reports whether the file is attached.
+func (r *Registry) settle(e *entry, links []link.Link, guard *guard, err error) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	gone := r.closed || r.files[key{e.state.ID, f.Only}] != e // closed, superseded or dropped while attaching
+	gone := r.closed || r.files[e.key()] != e // closed, superseded or dropped while attaching
 	if err != nil {
 		if !gone {
 			r.failed(e, err)
@@ -134,7 +141,7 @@ func (r *Registry) Use(p target.Process, f target.File) bool {
 	e.links, e.guard = links, guard
 	switch {
 	case gone:
-		r.detach(e, r.slots)
+		r.detach(e, r.slots, nil)
 		return false
 	case guard.broken():
 		r.yield(e) // he came while attaching, and nobody is told twice
@@ -191,7 +198,7 @@ func (r *Registry) supersede(id target.Identity) {
 		before := id
 		before.BuildID = old.id.BuildID
 		if old.id.BuildID != id.BuildID && old.id.SameInode(before) && (e.links != nil || e.written) {
-			r.detach(e, r.urgent)
+			r.detach(e, r.urgent, nil)
 			r.remove(old)
 		}
 	}
@@ -205,7 +212,7 @@ func (r *Registry) Drop(p target.Process, id target.Identity) {
 	if e, ok := r.files[own]; ok && own.only != 0 {
 		// What is for one process goes with it: nobody else can come back to it.
 		if delete(e.users, p); len(e.users) == 0 {
-			r.detach(e, r.slots)
+			r.detach(e, r.slots, nil)
 			r.remove(own)
 		}
 	}
@@ -292,15 +299,15 @@ func (r *Registry) sweep() {
 		}
 		idle, soon := now.Sub(e.idle), e.state.Phase == Draining || e.written
 		if soon && idle >= r.times.Grace || e.state.Phase == Failed && idle >= r.times.Forget {
-			r.detach(e, r.slots)
+			r.detach(e, r.slots, nil)
 			r.remove(k)
 		}
 	}
 }
 
-// detach closes the links of a file without waiting, and when they are out lets writers in. The caller holds the lock,
-// so that Close sees every detach begun.
-func (r *Registry) detach(e *entry, slots chan struct{}) {
+// detach closes the links of a file without waiting. When they are out it calls then, if there is one, and lets writers
+// in. The caller holds the lock, so that Close sees every detach begun.
+func (r *Registry) detach(e *entry, slots chan struct{}, then func()) {
 	links, guard := e.links, e.guard
 	e.links, e.guard = nil, nil
 	if links == nil && guard == nil {
@@ -319,6 +326,9 @@ func (r *Registry) detach(e *entry, slots chan struct{}) {
 	go func() {
 		defer r.detaching.Done()
 		out.Wait()
+		if then != nil {
+			then()
+		}
 		guard.release()
 	}()
 }
@@ -336,7 +346,7 @@ func (r *Registry) Close(ctx context.Context) error {
 	}
 	n := len(r.files)
 	for k, e := range r.files {
-		r.detach(e, r.slots)
+		r.detach(e, r.slots, nil)
 		r.remove(k)
 	}
 	r.mu.Unlock()

@@ -96,7 +96,7 @@ func (w *Watcher) lapsed(p *watched) {
 			return false
 		}
 		probed, again := w.config.Sink.Stands(h.id, h.only)
-		return h.probed && !probed || !h.probed && again
+		return !probed && (h.probed || again)
 	}
 	for as, h := range p.files {
 		if over(h) {

@@ -1,0 +1,150 @@
+package probe
+
+import (
+	"errors"
+	"syscall"
+	"time"
+
+	"github.com/spile/spile/agent/target"
+)
+
+// outdated reports whether a description is of another content than the one that is attached.
+func (e *entry) outdated(f target.File) bool {
+	return e.guard != nil && e.links != nil && f.Stamp != (target.Stamp{}) && !f.Stamp.SameContent(e.guard.stamp)
+}
+
+// yield takes the probes out of a file at once because of a writer. The users stay: they are what brings it back. The
+// caller holds the lock.
+func (r *Registry) yield(e *entry) {
+	guard := e.guard
+	r.detach(e, r.urgent, func() {
+		guard.admit()
+		r.comeBack(e, guard)
+	})
+	r.failed(e, beingWritten(e.state.Path))
+}
+
+// The writer is looked after this often, and so long; later it is up to the Watcher.
+const (
+	firstLookAfter = 10 * time.Millisecond
+	lastLookAfter  = 3 * time.Second
+)
+
+// comeBack attaches again when the writer is done, if he left what was there: a `cp` of the same version, or a file that
+// was opened and not written. The Watcher brings what is new, which has another identity.
+func (r *Registry) comeBack(e *entry, g *guard) {
+	for pause := firstLookAfter; pause < lastLookAfter && g.unleased == ""; pause += pause / 2 {
+		select {
+		case <-r.stop:
+			return
+		case <-time.After(pause):
+		}
+		if g.lease() != nil {
+			continue // he has it open
+		}
+		f, err := g.described.Again()
+		g.admit()
+		if !r.resume(e, err == nil) || err != nil {
+			return
+		}
+		links, guard, err := guarded(r.programs, f)
+		if r.settle(e, links, guard, err); !errors.Is(err, errWritten) {
+			return
+		}
+	}
+}
+
+// resume reports whether a file that had to yield is still waiting, and if so begins to attach it. What is not the
+// same any more is left to the Watcher, who is to hand it on now.
+func (r *Registry) resume(e *entry, same bool) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed || r.files[e.key()] != e || e.state.Phase != Failed || !e.written {
+		return false
+	}
+	if !same {
+		e.wait = 0
+		return false
+	}
+	e.state.Phase, e.tried = Attaching, r.now()
+	return true
+}
+
+// failed says when a file is tried again.
+func (r *Registry) failed(e *entry, err error) {
+	wait := r.times.Forget
+	switch again := e.written; {
+	case errors.Is(err, errWritten) && again:
+		wait = min(2*e.wait, r.times.Retry) // somebody keeps it open, or opens it all the time
+	case errors.Is(err, errWritten):
+		wait = r.times.Written
+	case passing(err):
+		wait = r.times.Retry
+	}
+	e.written = errors.Is(err, errWritten)
+	e.state.Phase, e.state.Reason, e.state.Unleased, e.wait, e.tried = Failed, oneLine(err), "", wait, r.now()
+}
+
+// yieldBroken makes way for everyone who waits to write.
+func (r *Registry) yieldBroken() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.files {
+		if e.guard.broken() {
+			r.yield(e)
+		}
+	}
+}
+
+// yieldChanged detaches what was written where no lease could prevent it. It looks without the lock, for a file system
+// may not answer.
+func (r *Registry) yieldChanged() {
+	r.mu.Lock()
+	guards := make(map[*entry]*guard, len(r.files))
+	for _, e := range r.files {
+		if e.guard != nil {
+			guards[e] = e.guard
+		}
+	}
+	r.mu.Unlock()
+	for e, g := range guards {
+		if !g.changed() {
+			continue
+		}
+		r.mu.Lock()
+		if e.guard == g {
+			r.yield(e)
+		}
+		r.mu.Unlock()
+	}
+}
+
+// lookLoop has a goroutine of its own: while it waits for a file system, the leases of the other files are served.
+func (r *Registry) lookLoop() {
+	defer close(r.looked)
+	ticker := time.NewTicker(r.times.Sweep)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-r.stop:
+			return
+		case <-ticker.C:
+			r.yieldChanged()
+		}
+	}
+}
+
+// leaseSignal is what the kernel sends when a lease is in somebody's way. It does not say which.
+const leaseSignal = syscall.SIGIO
+
+// Stands reports whether a file is attached, and whether one that is not is to be handed on again now.
+func (r *Registry) Stands(id target.Identity, only uint32) (attached, again bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e, ok := r.files[key{r.known(id, only), only}]
+	if !ok {
+		return false, false
+	}
+	attached = e.state.Phase == Attached || e.state.Phase == Draining
+	return attached, e.state.Phase == Failed && e.written && r.now().Sub(e.tried) >= e.wait
+}
