@@ -24,7 +24,7 @@ import (
 func mappedLibraries() []target.Library {
 	libraries := slices.DeleteFunc(target.Libraries(), func(l target.Library) bool { return l.Where != target.SharedObject })
 	for i := range libraries {
-		libraries[i].WellKnown = nil
+		libraries[i].WellKnown, libraries[i].Beside = nil, nil
 	}
 	return libraries
 }

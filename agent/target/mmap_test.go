@@ -52,7 +52,8 @@ func TestParseRecord(t *testing.T) {
 		"a library":               {record: mmap2(5, file, "/lib/libssl.so.3"), want: mapEvent{5, file, "/lib/libssl.so.3"}},
 		"another library":         {record: mmap2(5, file, "/lib/libc.so.6")},
 		"a name that begins well": {record: mmap2(5, file, "/lib/libssl-dev")},
-		"on demand":               {record: mmap2(5, file, "/lib/libcrypto.so.3")},
+		"asked for by Python":     {record: mmap2(5, file, "/lib/libcrypto.so.3"), want: mapEvent{5, file, "/lib/libcrypto.so.3"}},
+		"one that asks":           {record: mmap2(5, file, "/x/_ssl.cpython-311-x86_64-linux-gnu.so"), want: mapEvent{5, file, "/x/_ssl.cpython-311-x86_64-linux-gnu.so"}},
 		"a directory of the name": {record: mmap2(5, file, "/lib/libssl.so.3/x")},
 		"no file":                 {record: mmap2(5, file, "[vdso]")},
 		"anonymous":               {record: mmap2(5, file, "//anon")},
@@ -69,6 +70,10 @@ func TestParseRecord(t *testing.T) {
 		if got != tc.want || ok != (tc.want != mapEvent{}) || lost != tc.lost {
 			t.Errorf("%s: %+v %v %d, want %+v %d", name, got, ok, lost, tc.want, tc.lost)
 		}
+	}
+	onDemand := []Library{{OnDemand: true, Files: []string{"libcrypto.so*"}}}
+	if _, ok, _ := parseRecord(mmap2(5, file, "/lib/libcrypto.so.3"), wantedNames(onDemand)); ok {
+		t.Error("a library on demand is wanted where nothing asks for it")
 	}
 	if n := testing.AllocsPerRun(100, func() { parseRecord(mmap2(5, file, "/lib/libc.so.6"), wanted) }); n > 16 {
 		t.Errorf("%v allocations", n)
