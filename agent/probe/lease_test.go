@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"bufio"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -322,4 +323,34 @@ func TestWithoutALeaseTheStampTells(t *testing.T) {
 	}
 	eventually(t, "the change to be seen", func() bool { return phase(t, r) == Failed })
 	eventually(t, "the probes to be out", func() bool { return linksOn(t, path) == 0 })
+}
+
+// TestWriterWhileTheAgentIsKilled opens a file for writing at the moment when the kernel takes the agent apart.
+func TestWriterWhileTheAgentIsKilled(t *testing.T) {
+	newCounting(t, true) // skips where there is no root
+	path := library(t, t.TempDir())
+	agent := exec.Command("/proc/self/exe", "-test.run=^TestHolder$", "-test.v")
+	agent.Env = append(os.Environ(), holdEnv+"="+path)
+	agent.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := agent.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { agent.Process.Kill(); agent.Wait() })
+	for lines := bufio.NewScanner(out); lines.Scan() && !strings.Contains(lines.Text(), "attached"); {
+	}
+	links := linksOn(t, path)
+	if links == 0 {
+		t.Fatal("the agent did not attach")
+	}
+	agent.Process.Kill()
+	waited := rewrite(t, path, contents(t, path), func() {
+		if n := linksOn(t, path); n != 0 {
+			t.Errorf("the file is open for writing and has %d links", n)
+		}
+	})
+	t.Logf("%d links; the writer waited %v", links, waited)
 }

@@ -75,7 +75,7 @@ func (r *Registry) failed(e *entry, err error) {
 	wait := r.times.Forget
 	switch again := e.written; {
 	case errors.Is(err, errWritten) && again:
-		wait = min(2*e.wait, r.times.Retry) // somebody keeps it open, or opens it all the time
+		wait = min(max(2*e.wait, r.times.Written), r.times.Retry) // somebody keeps it open, or opens it all the time
 	case errors.Is(err, errWritten):
 		wait = r.times.Written
 	case passing(err):
