@@ -144,6 +144,7 @@ func (a *agent) capture(ctx context.Context, spec target.Spec) error {
 	a.tap.Store(t)
 	a.shipper.Report()
 	a.log.Info("watching", "socket", t.objects.Rungs()["socket"], "uprobe", t.objects.Rungs()["uprobe"], "targets", a.targets.String(), "libraries", len(t.probes.List()))
+	var mapping string // why the kernel does not tell of mappings, as it was last said
 	var clock, counted time.Duration
 	take := func(c *chunk.Chunk) {
 		if c.Flags.Has(chunk.Unbound) && c.Kind == chunk.Data {
@@ -158,6 +159,10 @@ func (a *agent) capture(ctx context.Context, spec target.Spec) error {
 		}
 		if now-counted > time.Second {
 			counted = now
+			if why := t.watcher.MappingProblem(); why != mapping {
+				mapping = why
+				a.log.Warn("libraries that are mapped later are found by looking again and again", "reason", why)
+			}
 			counts := lineCounts(t, line)
 			a.line.Store(&counts)
 		}

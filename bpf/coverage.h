@@ -40,13 +40,13 @@ static __noinline __attribute__((unused)) struct coverage *coverage_at(struct pr
 
 	if (c)
 		return c;
-	if (bpf_map_update_elem(&coverages, id, &no_coverage, BPF_NOEXIST)) {
-		count(LOST_COVERAGE_FULL, 1);
-		return NULL;
-	}
+	/* Where it fails, another processor may have been faster. */
+	bpf_map_update_elem(&coverages, id, &no_coverage, BPF_NOEXIST);
 	c = bpf_map_lookup_elem(&coverages, id);
 	if (c)
 		c->cgroup = cgroup;
+	else
+		count(LOST_COVERAGE_FULL, 1);
 	return c;
 }
 

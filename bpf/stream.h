@@ -164,8 +164,10 @@ static __always_inline struct tls_stream *stream_of(struct tls_key *key)
 	if (t)
 		return t;
 	if (bpf_map_update_elem(&tls_streams, key, &no_stream, BPF_NOEXIST)) {
-		count(LOST_STREAMS_FULL, 1);
-		return NULL;
+		t = bpf_map_lookup_elem(&tls_streams, key);
+		if (!t)
+			count(LOST_STREAMS_FULL, 1);
+		return t; /* another processor was faster: Go reads and writes at once */
 	}
 	t = bpf_map_lookup_elem(&tls_streams, key);
 	if (t) {
