@@ -159,7 +159,7 @@ func (a *agent) capture(ctx context.Context, spec target.Spec) error {
 		}
 		if now-counted > time.Second {
 			counted = now
-			if why := t.watcher.MappingProblem(); why != mapping {
+			if why := t.watcher.MappingProblem(); why != "" && why != mapping {
 				mapping = why
 				a.log.Warn("libraries that are mapped later are found by looking again and again", "reason", why)
 			}
