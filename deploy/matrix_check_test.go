@@ -81,7 +81,8 @@ func judge(t *testing.T, got []matrixCall, want map[string]wanted, port int) ver
 	return v
 }
 
-// tally holds calls against what was asked. Of each kind of fault it gives the first example.
+// tally holds calls against what was asked. Of each kind of fault it gives the first example. The ports of every call are
+// held: an end with a wrong peer joins no other, so it is the second call of its request.
 func tally(got []matrixCall, want map[string]wanted, port int) (v verdict, faults map[string]string) {
 	faults = map[string]string{}
 	fault := func(count *int, kind string, c matrixCall) {
@@ -90,23 +91,26 @@ func tally(got []matrixCall, want map[string]wanted, port int) (v verdict, fault
 			faults[kind] = c.String()
 		}
 	}
-	times := map[string]int{}
+	times, joined := map[string]int{}, map[string]bool{}
 	for _, c := range got {
 		v.calls++
 		_, key, _ := strings.Cut(strings.TrimPrefix(c.Path, "/"), "/")
 		key = "/" + key
 		w, known := want[key]
-		times[key]++
-		switch {
-		case !known:
+		if !known {
 			fault(&v.other, "nobody asked for this", c)
 			continue
-		case times[key] == 2:
+		}
+		times[key]++
+		if times[key] > 1 {
 			fault(&v.twice, "one request, two calls", c)
+		}
+		switch {
 		case c.Source.Port == 0 || c.Destination.Port == 0:
 			fault(&v.unknownPeer, "an end is not known", c)
 		case c.Source.Port != w.port || c.Destination.Port != port:
 			fault(&v.wrongPeer, "wrong peer: the path tells the port that asked", c)
+		case times[key] > 1: // told above
 		case c.Source.Process != w.client || c.Destination.Process != w.server:
 			fault(&v.other, "wrong programs: want "+w.client+" → "+w.server, c)
 		case c.Method != answers.method[w.n%4] || c.StatusCode != w.status || c.Protocol != w.protocol || c.Scheme != "https":
@@ -119,7 +123,10 @@ func tally(got []matrixCall, want map[string]wanted, port int) (v verdict, fault
 			fault(&v.other, "not the whole call", c)
 		}
 		if c.Observed == "both" {
-			v.both++
+			if !joined[key] {
+				v.both++
+			}
+			joined[key] = true
 		} else {
 			fault(new(int), "seen from one end", c)
 		}
@@ -139,7 +146,7 @@ func tally(got []matrixCall, want map[string]wanted, port int) (v verdict, fault
 }
 
 // secondLeg holds what a proxy asked nginx against nginx's own log: path → port of the proxy.
-func (m *matrix) secondLeg(t *testing.T, got []matrixCall, prefix string) {
+func (m *matrix) secondLeg(t *testing.T, got []matrixCall, prefix, proxy string) {
 	t.Helper()
 	want := map[string]int{}
 	log, err := os.ReadFile(filepath.Join(m.dir, "nginx", "access.log"))
@@ -152,7 +159,7 @@ func (m *matrix) secondLeg(t *testing.T, got []matrixCall, prefix string) {
 	}
 	right := 0
 	for _, c := range got {
-		if c.Source.Port != want[c.Path] || c.Source.Process != "haproxy" || c.Destination.Process != "nginx" || c.Observed != "both" {
+		if c.Source.Port != want[c.Path] || c.Source.Process != proxy || c.Destination.Process != "nginx" || c.Observed != "both" {
 			t.Errorf("behind the proxy: %s, want source port %d", c, want[c.Path])
 		}
 		right++
@@ -161,7 +168,7 @@ func (m *matrix) secondLeg(t *testing.T, got []matrixCall, prefix string) {
 	if len(want) > 0 {
 		t.Errorf("behind the proxy: %d requests are no call, for example %v", len(want), slices.Sorted(maps.Keys(want))[0])
 	}
-	t.Logf("behind the proxy: %d calls", right)
+	t.Logf("behind %s: %d calls", proxy, right)
 }
 
 // summary says in a few words what was seen.

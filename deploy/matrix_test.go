@@ -240,7 +240,7 @@ func (m *matrix) run(t *testing.T, row matrixRow) {
 	got := m.all(measured, count)
 	if row.server.proxy {
 		behind := func(c matrixCall) bool { return c.Destination.Port == m.port+behindProxy }
-		m.secondLeg(t, slices.DeleteFunc(slices.Clone(got), func(c matrixCall) bool { return !behind(c) }), measured)
+		m.secondLeg(t, slices.DeleteFunc(slices.Clone(got), func(c matrixCall) bool { return !behind(c) }), measured, row.server.process)
 		got = slices.DeleteFunc(got, behind)
 	}
 	t.Logf("%s: %s; warm-up %s", row, judge(t, got, want, m.port), warmed.Round(10*time.Millisecond))
