@@ -19,7 +19,8 @@ const (
 // unbound keeps sightings on streams whose socket is not known yet. A stream belongs to one connection for good, so what is
 // found later holds for all its calls.
 type unbound struct {
-	queue []waitingCall          // in order of time
+	queue []waitingCall // in order of time; what lies before head has gone on
+	head  int
 	count map[chunk.StreamID]int // how many of them a stream has
 }
 
@@ -33,8 +34,8 @@ func newUnbound() unbound { return unbound{count: map[chunk.StreamID]int{}} }
 
 // add keeps u; where there are too many, the oldest goes on without a peer.
 func (n *unbound) add(s chunk.StreamID, u unsettled, settle func(unsettled)) {
-	if len(n.queue) >= maxUnbound {
-		n.expire(n.queue[0].until, settle)
+	if len(n.queue)-n.head >= maxUnbound {
+		n.expire(n.queue[n.head].until, settle)
 	}
 	n.queue = append(n.queue, waitingCall{u, s, u.sighting.End + bindTime})
 	n.count[s]++
@@ -42,9 +43,9 @@ func (n *unbound) add(s chunk.StreamID, u unsettled, settle func(unsettled)) {
 
 // expire lets go of what waited long enough: its peer stays unknown.
 func (n *unbound) expire(now time.Duration, settle func(unsettled)) {
-	i := 0
-	for ; i < len(n.queue) && (n.queue[i].until <= now || n.queue[i].stream == 0); i++ {
-		w := n.queue[i]
+	for ; n.head < len(n.queue) && (n.queue[n.head].until <= now || n.queue[n.head].stream == 0); n.head++ {
+		w := n.queue[n.head]
+		n.queue[n.head] = waitingCall{} // nothing is to keep its call in memory
 		if w.stream == 0 {
 			continue
 		}
@@ -53,7 +54,10 @@ func (n *unbound) expire(now time.Duration, settle func(unsettled)) {
 		}
 		settle(w.unsettled)
 	}
-	n.queue = slices.Delete(n.queue, 0, i)
+	// Moving what is left only when it is no more than what is gone makes an add cost the same, however many wait.
+	if 2*n.head >= len(n.queue) {
+		n.queue, n.head = slices.Delete(n.queue, 0, n.head), 0
+	}
 }
 
 // found fills in the peers of calls that waited for the socket of c's stream; they go on like any other call.
@@ -63,7 +67,7 @@ func (p *pipeline) found(c *chunk.Chunk) {
 		return
 	}
 	delete(n.count, c.Stream)
-	for i := range n.queue {
+	for i := n.head; i < len(n.queue); i++ {
 		w := &n.queue[i]
 		if w.stream != c.Stream {
 			continue
