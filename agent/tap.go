@@ -72,7 +72,7 @@ func openTap(ctx context.Context, c config, spec target.Spec, kin []uint32, log 
 	cache := target.NewCache(target.DefaultBudget())
 	known := origin.DefaultConfig()
 	known.Proc = procfs
-	known.BuildID = func(pid uint32) string { return cache.BuildID(procfs, pid) }
+	known.BuildID = (&target.Builds{Proc: procfs, Cache: cache}).ID
 	t.processes = origin.New(known)
 	t.explain = &target.Explainer{Proc: procfs, Cache: cache, Libraries: target.Libraries(), Probe: t.probes.State}
 	t.watcher = target.NewWatcher(target.Config{
@@ -87,6 +87,7 @@ func openTap(ctx context.Context, c config, spec target.Spec, kin []uint32, log 
 	}
 	ctx, t.stop = context.WithCancel(ctx)
 	t.running.Go(func() { t.account.run(ctx) })
+	go t.explain.Hold(ctx) // not waited for: it may be held up by a file system
 	t.running.Go(func() {
 		if err := t.watcher.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
 			log.Error("the search for programs ended: programs that start from now on may be missed; restart the agent", "error", err)
@@ -95,13 +96,14 @@ func openTap(ctx context.Context, c config, spec target.Spec, kin []uint32, log 
 	return t, nil
 }
 
-// process hears of programs that begin and end.
+// process hears of programs that begin and end. It belongs to the ring's goroutine, so it opens no file of a program:
+// that may be on a file system that does not answer.
 func (t *tap) process(p source.Process) {
 	switch p.Kind {
 	case source.Exec:
 		t.processes.Exec(p.TGID, p.Start, p.Time, p.Cgroup)
 		t.watcher.Exec(p.TGID, p.Exe)
-		t.explain.Started(p.TGID, p.Start)
+		t.explain.Started(p.TGID, p.Start, p.Exe)
 	case source.Exit:
 		t.processes.Exit(p.TGID, p.Start, p.Time)
 		t.watcher.Exit(p.TGID, p.Start)

@@ -1,11 +1,14 @@
 package target
 
 import (
+	"context"
 	"os"
 	"path"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/spile/spile/bpf"
 )
 
 const (
@@ -18,8 +21,17 @@ const (
 // brief holds the executables of processes that have just begun. Many a client lives for a tenth of a second: its bytes
 // are counted, and when they are to be explained procfs does not know it any more.
 type brief struct {
-	mu   sync.Mutex
-	held []heldExe // the oldest first
+	make   sync.Once
+	starts chan started
+	mu     sync.Mutex // never held while a file is opened or closed
+	held   []heldExe  // the oldest first
+	closed bool
+}
+
+// started is a program that began, as the kernel told it.
+type started struct {
+	of  life
+	exe bpf.FileID // zero = not known
 }
 
 type heldExe struct {
@@ -28,27 +40,89 @@ type heldExe struct {
 	since time.Time
 }
 
-// Started says that a process runs a new program; start is since boot. It opens one file, and may be called while
-// Explain is at work.
-func (e *Explainer) Started(pid uint32, start time.Duration) {
-	exe, err := os.Open(procPath(e.Proc, pid, "exe"))
+// maxStarts bounds the programs that wait to be opened. One that finds no place ends unseen if it ends at once, which is
+// then its reason; nothing else depends on it.
+const maxStarts = 256
+
+func (b *brief) queue() chan started {
+	b.make.Do(func() { b.starts = make(chan started, maxStarts) })
+	return b.starts
+}
+
+// Started says that a process runs a new program: start is since boot, and exe is how the kernel names the file. It never
+// waits, and may be called while Explain is at work.
+func (e *Explainer) Started(pid uint32, start time.Duration, exe bpf.FileID) {
+	select {
+	case e.brief.queue() <- started{life{pid, start}, exe}:
+	default:
+	}
+}
+
+// Hold opens the executables of programs that started, until ctx ends. It needs a goroutine that nobody waits for: a
+// file system may never answer, and whoever is watched chooses the file system.
+func (e *Explainer) Hold(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case s := <-e.brief.queue():
+			e.hold(s)
+		}
+	}
+}
+
+func (e *Explainer) hold(s started) {
+	b := &e.brief
+	b.release(s.of) // it ran another program before
+	exe, err := os.Open(procPath(e.Proc, s.of.pid, "exe"))
 	if err != nil {
 		return // over already, and nothing was learnt
 	}
-	b, of := &e.brief, life{pid, start}
-	b.release(of) // it ran another program before
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.held) >= maxBrief {
-		b.held[0].exe.Close()
-		b.held = slices.Delete(b.held, 0, 1)
+	if !e.isOf(exe, s) || !b.keep(s.of, exe) {
+		exe.Close()
+		return
 	}
-	b.held = append(b.held, heldExe{of, exe, time.Now()})
 	time.AfterFunc(briefFor, func() { b.expire(time.Now()) })
 }
 
+// isOf reports whether an open executable is the one that was told. The process may have run another program since, or
+// be over and its number have gone to somebody else.
+func (e *Explainer) isOf(exe *os.File, s started) bool {
+	id, exact, err := kernelID(e.Proc, s.of.pid, exe)
+	if err != nil || s.exe != (bpf.FileID{}) && (id.Ino != s.exe.Ino || exact && id != s.exe) {
+		return false
+	}
+	p, _, err := readProcess(e.Proc, s.of.pid)
+	return err == nil && (s.of.start == 0 || p.Start == uint64(s.of.start/tick))
+}
+
+// keep holds an executable open in place of the oldest, and reports whether it does.
+func (b *brief) keep(of life, exe *os.File) bool {
+	var oldest *os.File
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
+		return false
+	}
+	if len(b.held) >= maxBrief {
+		oldest = b.held[0].exe
+		b.held = slices.Delete(b.held, 0, 1)
+	}
+	b.held = append(b.held, heldExe{of, exe, time.Now()})
+	b.mu.Unlock()
+	if oldest != nil {
+		oldest.Close()
+	}
+	return true
+}
+
 // Close lets go of what is held open.
-func (e *Explainer) Close() { e.brief.releaseIf(func(heldExe) bool { return true }) }
+func (e *Explainer) Close() {
+	e.brief.mu.Lock()
+	e.brief.closed = true
+	e.brief.mu.Unlock()
+	e.brief.releaseIf(func(heldExe) bool { return true })
+}
 
 func (b *brief) release(of life) { b.releaseIf(func(h heldExe) bool { return h.of == of }) }
 
@@ -58,15 +132,19 @@ func (b *brief) expire(now time.Time) {
 }
 
 func (b *brief) releaseIf(gone func(heldExe) bool) {
+	var over []*os.File
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.held = slices.DeleteFunc(b.held, func(h heldExe) bool {
 		if !gone(h) {
 			return false
 		}
-		h.exe.Close()
+		over = append(over, h.exe)
 		return true
 	})
+	b.mu.Unlock()
+	for _, exe := range over {
+		exe.Close()
+	}
 }
 
 // holds reports whether the executable of a process is held.

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/spile/spile/bpf"
 )
 
 func TestExplainIsBoundedAndOrdered(t *testing.T) {
@@ -195,7 +197,11 @@ func TestExplainABriefLife(t *testing.T) {
 			t.Fatal(err)
 		}
 		start := time.Duration(p.Start) * tick
-		e.Started(pid, start)
+		id, _, _, err := exeOf("/proc", pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.hold(started{life{pid, start}, id})
 		c.Process.Kill()
 		c.Wait()
 		return Traffic{PID: pid, Start: start, Undecoded: 5}
@@ -217,10 +223,16 @@ func TestExplainABriefLife(t *testing.T) {
 	if len(e.brief.held) != 0 {
 		t.Errorf("%d executables are still held", len(e.brief.held))
 	}
-	for i := range uint32(maxBrief + 10) {
-		e.Started(uint32(os.Getpid()), time.Duration(i))
+	self := uint32(os.Getpid())
+	own, _, err := readProcess("/proc", self)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if len(e.brief.held) != maxBrief || e.brief.holds(life{uint32(os.Getpid()), 9}) || !e.brief.holds(life{uint32(os.Getpid()), 10}) {
+	for i := range maxBrief + 10 { // within one tick, all are this process
+		e.hold(started{life{self, time.Duration(own.Start)*tick + time.Duration(i)}, bpf.FileID{}})
+	}
+	nth := func(i int) life { return life{self, time.Duration(own.Start)*tick + time.Duration(i)} }
+	if len(e.brief.held) != maxBrief || e.brief.holds(nth(9)) || !e.brief.holds(nth(10)) {
 		t.Errorf("%d are held", len(e.brief.held))
 	}
 	eventually(t, "the executables to be let go of", func() bool {
@@ -228,9 +240,15 @@ func TestExplainABriefLife(t *testing.T) {
 		defer e.brief.mu.Unlock()
 		return len(e.brief.held) == 0
 	})
-	e.Started(uint32(os.Getpid()), 0)
+	e.hold(started{of: life{self, 0}})
+	if len(e.brief.held) != 1 {
+		t.Errorf("%d are held", len(e.brief.held))
+	}
 	if e.Close(); len(e.brief.held) != 0 {
 		t.Errorf("%d are held after Close", len(e.brief.held))
+	}
+	if e.hold(started{of: life{self, 0}}); len(e.brief.held) != 0 {
+		t.Errorf("%d are held that were opened after Close", len(e.brief.held))
 	}
 }
 
