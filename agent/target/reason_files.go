@@ -58,7 +58,7 @@ func (e *Explainer) searchAll(s *sight, pid uint32, exe *os.File, mappings []map
 		}
 		if at, err := stampOf(f); err == nil && at != own {
 			for _, name := range e.searchFile(s, f, at, until) {
-				add(&s.others, name+" inside "+path.Base(m.path))
+				add(&s.others, name+inside+path.Base(m.path))
 			}
 		}
 		f.Close()
@@ -67,6 +67,9 @@ func (e *Explainer) searchAll(s *sight, pid uint32, exe *os.File, mappings []map
 
 // maxNamed bounds one line.
 const maxNamed = 4
+
+// inside stands between a stack and the file that carries it.
+const inside = " inside "
 
 // linkedInto says why a stack in an executable is not decoded.
 func (e *Explainer) linkedInto(name string) string {

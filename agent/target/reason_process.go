@@ -21,6 +21,7 @@ type sight struct {
 	decoded   []string // libraries with probes
 	problems  []string // sentences about libraries that should have probes and have none
 	others    []string // implementations that nothing is known to decode
+	hints     []hint   // what may be one more of them
 	unprobed  []string // functions that move plain bytes past the probes, and that the program imports
 	narrow    bool     // a 32-bit program
 	packed    bool
@@ -35,7 +36,7 @@ func (s *sight) fleeting() bool { return s.fault != "" || len(s.problems) > 0 }
 
 // onlyDecoded reports whether the process has nothing but libraries with probes.
 func (s *sight) onlyDecoded() bool {
-	return len(s.decoded) > 0 && len(s.problems) == 0 && len(s.others) == 0
+	return len(s.decoded) > 0 && len(s.problems) == 0 && len(s.others) == 0 && len(s.hints) == 0
 }
 
 // see looks at a process; k is what is known of it. ended says that it is gone, or another one has its id.
@@ -102,6 +103,10 @@ func (e *Explainer) gather(t Traffic, k *told, exe *os.File, until time.Time) (s
 			s.code = code
 		}
 	}
+	// What was found in a file says more than the file's name.
+	s.hints = slices.DeleteFunc(s.hints, func(h hint) bool {
+		return slices.ContainsFunc(s.others, func(other string) bool { return strings.HasSuffix(other, inside+h.file) })
+	})
 	if len(s.decoded) > 0 {
 		s.unprobed = e.imports(exe)
 	}

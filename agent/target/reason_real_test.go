@@ -185,12 +185,16 @@ func process(t *testing.T, exe []byte, libraries ...string) (e *Explainer, pid u
 func TestReasonByFiles(t *testing.T) {
 	packed := elfFile(elf.ELFCLASS64, "nothing")
 	copy(packed[200:], "UPX!")
-	named := func(name string) string {
+	named := func(name string, texts ...string) string {
 		file := filepath.Join(t.TempDir(), name)
-		if err := os.WriteFile(file, elfFile(elf.ELFCLASS64), 0o755); err != nil {
+		if err := os.WriteFile(file, elfFile(elf.ELFCLASS64, texts...), 0o755); err != nil {
 			t.Fatal(err)
 		}
 		return file
+	}
+	broken := filepath.Join(t.TempDir(), "libwolfssl.so.42")
+	if err := os.WriteFile(broken, []byte("not a program"), 0o755); err != nil {
+		t.Fatal(err)
 	}
 	for name, tc := range map[string]struct {
 		exe       []byte
@@ -201,10 +205,17 @@ func TestReasonByFiles(t *testing.T) {
 		"32-bit, static": {elfFile(elf.ELFCLASS32, "mbedtls_ssl_fetch_input", "mbedtls_ssl_read_record"), nil, "TLS by Mbed TLS in the executable is not decoded: it is a 32-bit program, and only 64-bit programs are decoded"},
 		"32-bit, shared": {elfFile(elf.ELFCLASS32), []string{named("libssl.so.3")}, "TLS by OpenSSL is not decoded: it is a 32-bit program, and only 64-bit programs are decoded"},
 		"packed":         {packed, nil, "what does its TLS is unknown: no known library is mapped, and the executable is packed (UPX), so that nothing can be read from it"},
-		"java":           {elfFile(elf.ELFCLASS64), []string{named("libjvm.so")}, "TLS by Java's own TLS (JSSE) is not decoded yet"},
+		"java":           {elfFile(elf.ELFCLASS64), []string{named("libjvm.so")}, "it runs Java, whose own TLS (JSSE) is not decoded yet"},
 		"java with a library": {elfFile(elf.ELFCLASS64), []string{named("libjvm.so"), named("libnetty_tcnative_linux_x86_64123.so")},
-			"TLS by Java's own TLS (JSSE) or BoringSSL inside netty-tcnative is not decoded yet"},
-		"erlang":              {elfFile(elf.ELFCLASS64), []string{named("beam.smp")}, "TLS by Erlang's own TLS (OTP's ssl) is not decoded yet"},
+			"it runs Java, whose own TLS (JSSE) is not decoded yet; it maps libnetty_tcnative_linux_x86_64123.so, by its name BoringSSL inside netty-tcnative, which is not decoded yet"},
+		// GraalVM, or an agent of somebody else's in the same process: what carries a stack is found all the same.
+		"java with rustls": {elfFile(elf.ELFCLASS64, "/rustls-0.23.40/src/client/hs.rs", "received corrupt message of type "), []string{named("libjvm.so")},
+			"TLS by rustls in the executable is not decoded yet; it runs Java, whose own TLS (JSSE) is not decoded yet"},
+		"java, and BoringSSL in what its name says": {elfFile(elf.ELFCLASS64), []string{named("libjvm.so"), named("libconscrypt_jni.so", "ssl/tls13_client.cc", "ssl/s3_pkt.cc")},
+			"TLS by BoringSSL or AWS-LC inside libconscrypt_jni.so is not decoded yet; it runs Java, whose own TLS (JSSE) is not decoded yet"},
+		"32-bit java":         {elfFile(elf.ELFCLASS32), []string{named("libjvm.so")}, "it runs Java, whose own TLS (JSSE) is not decoded yet; it is a 32-bit program, and only 64-bit programs are decoded"},
+		"a name, unreadable":  {elfFile(elf.ELFCLASS64), []string{broken}, "it maps libwolfssl.so.42, by its name wolfSSL, which is not decoded yet"},
+		"erlang":              {elfFile(elf.ELFCLASS64), []string{named("beam.smp")}, "it runs Erlang, whose own TLS (OTP's ssl) is not decoded yet"},
 		"NSS's ciphers alone": {elfFile(elf.ELFCLASS64), []string{named("libnss3.so")}, "what does its TLS is unknown: no known library is mapped, and neither the executable nor its libraries show one; it may be linked statically with all names removed, or the process passes on the TLS of others, as a proxy does"},
 		"rustls": {elfFile(elf.ELFCLASS64, "/home/runner/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f/rustls-0.23.40/src/client/hs.rs", "\x18received corrupt message of type \xc0"), nil,
 			"TLS by rustls in the executable is not decoded yet"},

@@ -47,10 +47,17 @@ func (s *sight) sentence(kernelEncrypts, grown bool) string {
 	if s.fault != "" {
 		return "what does its TLS is unknown: " + s.fault
 	}
+	var hints []string
+	for _, h := range s.hints {
+		hints = append(hints, h.text)
+	}
 	if s.narrow {
 		const why = "it is a 32-bit program, and only 64-bit programs are decoded"
-		if len(s.others) > 0 {
+		switch {
+		case len(s.others) > 0:
 			return "TLS by " + strings.Join(s.others, " or ") + " is not decoded: " + why
+		case len(hints) > 0:
+			return strings.Join(append(hints, why), "; ")
 		}
 		return "what does its TLS is unknown: " + why
 	}
@@ -66,6 +73,9 @@ func (s *sight) sentence(kernelEncrypts, grown bool) string {
 	if len(s.others) > 0 && (decoded != "" || len(also) > 0) {
 		also = append(also, "it also carries "+strings.Join(s.others, " and ")+", which is not decoded yet")
 	}
+	if decoded != "" || len(also) > 0 {
+		also = append(also, hints...)
+	}
 	switch {
 	case decoded != "" && len(also) > 0:
 		return decoded + ", but " + strings.Join(also, ", and ")
@@ -76,7 +86,11 @@ func (s *sight) sentence(kernelEncrypts, grown bool) string {
 	case len(also) > 0:
 		return strings.Join(also, "; ")
 	case len(s.others) > 0:
-		return "TLS by " + strings.Join(s.others, " or ") + " is not decoded yet"
+		return strings.Join(append([]string{"TLS by " + strings.Join(s.others, " or ") + " is not decoded yet"}, hints...), "; ")
+	case len(hints) > 0 && s.searching:
+		return strings.Join(append(hints, "its files are still being searched for another TLS library"), "; ")
+	case len(hints) > 0:
+		return strings.Join(hints, "; ")
 	case s.searching:
 		return "what does its TLS is unknown so far: its files are still being searched for a TLS library"
 	case s.packed:
