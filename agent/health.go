@@ -36,7 +36,7 @@ func (a *agent) health() *v1.Health {
 		h.Counts = append(h.Counts, &v1.Count{Stage: "kernel", Name: c.Name, Value: c.Value, Lost: c.Lost})
 	}
 	for _, s := range t.probes.List() {
-		h.Probes = append(h.Probes, &v1.Probe{Library: s.Library, Path: s.Path, BuildId: s.BuildID, State: string(s.Phase), Reason: s.Reason})
+		h.Probes = append(h.Probes, &v1.Probe{Library: s.Library, Path: s.Path, BuildId: s.BuildID, State: string(s.Phase), Reason: s.Reason, Unleased: s.Unleased})
 	}
 	t.account.measure()
 	h.Coverage = t.account.table.Rows(maxCoverage)

@@ -88,6 +88,9 @@ func printStatus(w World, name string, st *v1.GetStatusResponse, agents []*v1.Ag
 		row("  watching", "%s", targets(h))
 		row("  hooks", "%s", rungs(h))
 		row("  probes", "%d of %d attached", attached(h), len(h.GetProbes()))
+		if text := unleased(h); text != "" {
+			row("  no lease", "%s", text)
+		}
 		row("  coverage", "%s", coverageText(h))
 		for _, line := range stages(slices.DeleteFunc(slices.Clone(h.GetCounts()), ofCoverage)) {
 			row("  "+line.stage, "%s", line.text)
@@ -97,6 +100,23 @@ func printStatus(w World, name string, st *v1.GetStatusResponse, agents []*v1.Ag
 		return err
 	}
 	return printTrouble(w, agents)
+}
+
+// unleased says how many attached files can be written while probes are in them, and why; "" = none.
+func unleased(h *v1.Health) string {
+	var why []string
+	files := map[string]uint64{}
+	for _, p := range h.GetProbes() {
+		if reason := p.GetUnleased(); p.GetState() == "attached" && reason != "" {
+			if files[reason]++; files[reason] == 1 {
+				why = append(why, reason)
+			}
+		}
+	}
+	for i, reason := range why {
+		why[i] = plural(files[reason], "attached file") + ", " + reason
+	}
+	return strings.Join(why, "; ")
 }
 
 // loadingPartitions is how much of the inventory is not there yet: until then its figures are too low.

@@ -66,7 +66,7 @@ func (w *warden) check(h *v1.Health) {
 	for _, p := range h.Probes {
 		forget(p)
 		w.words(&p.Library, &p.BuildId, &p.State)
-		w.lines(&p.Path, &p.Reason)
+		w.lines(&p.Path, &p.Reason, &p.Unleased)
 	}
 	for _, c := range h.Coverage {
 		forget(c)

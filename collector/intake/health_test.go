@@ -58,7 +58,7 @@ func TestAHealthReportIsBounded(t *testing.T) {
 	many := &v1.Health{Rungs: map[string]string{"long": long, long: "x"}}
 	for i := range 10 * maxHealthRows {
 		many.Counts = append(many.Counts, &v1.Count{Stage: long[:300], Name: fmt.Sprint(i)})
-		many.Probes = append(many.Probes, &v1.Probe{Path: long[:4000], Reason: "x"})
+		many.Probes = append(many.Probes, &v1.Probe{Path: long[:4000], Reason: "x", Unleased: long})
 		many.Targets = append(many.Targets, long[:4000])
 		many.Rungs[fmt.Sprintf("%06d", i)] = "y"
 	}

@@ -703,7 +703,9 @@ type Probe struct {
 	BuildId string                 `protobuf:"bytes,3,opt,name=build_id,json=buildId,proto3" json:"build_id,omitempty"`
 	State   string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
 	// Why it failed and what to do, for a person.
-	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Why an attached file is only looked at now and then for writes, for a person; empty where a lease makes writers wait.
+	Unleased      string `protobuf:"bytes,6,opt,name=unleased,proto3" json:"unleased,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -769,6 +771,13 @@ func (x *Probe) GetState() string {
 func (x *Probe) GetReason() string {
 	if x != nil {
 		return x.Reason
+	}
+	return ""
+}
+
+func (x *Probe) GetUnleased() string {
+	if x != nil {
+		return x.Unleased
 	}
 	return ""
 }
@@ -1377,13 +1386,14 @@ const file_spile_v1_ingest_proto_rawDesc = "" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x03 \x01(\x04R\x05value\x12\x12\n" +
-	"\x04lost\x18\x04 \x01(\bR\x04lost\"~\n" +
+	"\x04lost\x18\x04 \x01(\bR\x04lost\"\x9a\x01\n" +
 	"\x05Probe\x12\x18\n" +
 	"\alibrary\x18\x01 \x01(\tR\alibrary\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x19\n" +
 	"\bbuild_id\x18\x03 \x01(\tR\abuildId\x12\x14\n" +
 	"\x05state\x18\x04 \x01(\tR\x05state\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xc0\x02\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x1a\n" +
+	"\bunleased\x18\x06 \x01(\tR\bunleased\"\xc0\x02\n" +
 	"\bCoverage\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x18\n" +
 	"\aprocess\x18\x02 \x01(\tR\aprocess\x12\x16\n" +
