@@ -8,6 +8,8 @@
 #ifndef SPILE_BIND_H
 #define SPILE_BIND_H
 
+#define PID_MAX (1 << 22) /* PID_MAX_LIMIT of include/linux/threads.h */
+
 /* The goroutine that entered the kernel, if the thread runs Go: else whatever the register holds, which no call knows. */
 static __always_inline __u64 goroutine(struct pt_regs *regs)
 {
@@ -30,7 +32,8 @@ static __always_inline struct tls_call *current_call(struct pt_regs *regs, struc
 		return call;
 	thread = who->id;
 	who->id = goroutine(regs);
-	call = innermost(who);
+	/* In a program without Go the register holds anything, the id of another thread included. */
+	call = who->id < PID_MAX ? NULL : innermost(who);
 	if (!call)
 		who->id = thread;
 	return call;
@@ -49,10 +52,23 @@ static __always_inline bool has_partner(struct conn *c, struct sock *sk, const s
 	struct tls_key partner = c->tls;
 	struct tls_stream *t;
 
-	if (!partner.ssl || (partner.ssl == key->ssl && partner.tgid == key->tgid))
+	/* A child of a fork takes the connection of its parent over: it is the one that moves the bytes. */
+	if (!partner.ssl || partner.ssl == key->ssl || partner.tgid != key->tgid)
 		return false;
 	t = bpf_map_lookup_elem(&tls_streams, &partner);
 	return t && t->sk == (__u64)sk;
+}
+
+/* A write of Go that sent nothing, and ended without a probe to tell: so did its stream, if it has no socket. */
+static __noinline __attribute__((unused)) int give_up(const struct caller *who, __u64 ssl)
+{
+	struct tls_key key = {.ssl = ssl, .tgid = who->tgid};
+	struct tls_stream *t = bpf_map_lookup_elem(&tls_streams, &key);
+
+	end_innermost(who);
+	if (t && !t->sk)
+		end_stream(&key, t);
+	return 0;
 }
 
 /* The stream and the socket belong together. False where they do not, or there is no room. */
@@ -67,6 +83,8 @@ static __noinline bool bind(struct tls_key *key, struct sock *sk, struct conn *c
 	old_sk = t->sk;
 	if (old_sk == (__u64)sk && t->plain.conn == c->plain.conn)
 		return true;
+	if (!old_sk && has_partner(c, sk, key))
+		return false; /* a program that its library calls back sends on another connection, whose stream lives */
 	if (old_sk) {
 		/*
 		 * Its socket lives, so the bytes are not its: a program that its library calls back sends on other connections
@@ -100,7 +118,7 @@ static __noinline bool bind(struct tls_key *key, struct sock *sk, struct conn *c
 	__builtin_memcpy(t->plain.remote, c->plain.remote, 16);
 	unbound = t->plain.flags & FLAG_UNBOUND;
 	t->plain.flags &= ~FLAG_UNBOUND;
-	if (t->handshake || (c->fresh && !c->uncovered))
+	if (t->handshake || (c->fresh && !c->uncovered && !c->covered))
 		t->plain.flags |= FLAG_FRESH;
 	c->tls = *key;
 	forget_prefixes(t);
@@ -153,7 +171,7 @@ static __noinline __attribute__((unused)) __u64 by_prefix(struct conn *c, const 
 	p.key.tgid = tgid;
 	p.key.pad = 0;
 	found = bpf_map_lookup_elem(&prefixes, &p.key);
-	if (!found)
+	if (!found || !found->ssl)
 		return 0;
 	t = bpf_map_lookup_elem(&tls_streams, found);
 	if (!t || t->sk)

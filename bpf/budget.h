@@ -11,7 +11,7 @@ struct budget {
 };
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_LRU_HASH); /* a cgroup that comes back begins with a full bucket */
 	__uint(max_entries, 8192);
 	__type(key, __u64); /* cgroup */
 	__type(value, struct budget);
@@ -32,15 +32,21 @@ static __noinline __attribute__((unused)) bool afford(__u64 cgroup, __u32 n)
 		}
 	}
 	elapsed = now - b->time;
-	if (elapsed >= 1000000000) {
-		*b = full;
+	if ((__s64)elapsed < 0) {
+		/* another processor refilled it since */
+	} else if (elapsed >= 1000000000) {
+		b->time = now;
+		b->left += budget_bytes;
+		if (b->left > (__s64)budget_bytes)
+			b->left = budget_bytes;
 	} else if (elapsed >= 1000000) { /* two processors may refill at once: a millisecond's worth too much */
 		b->time = now;
 		b->left += elapsed / 1000 * budget_bytes / 1000000;
 		if (b->left > (__s64)budget_bytes)
 			b->left = budget_bytes;
 	}
-	if (b->left < (__s64)n)
+	/* What is larger than the bucket goes into debt, or it would never pass. */
+	if (b->left <= 0)
 		return false;
 	__sync_fetch_and_add(&b->left, -(__s64)n);
 	return true;

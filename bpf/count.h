@@ -38,6 +38,7 @@ enum count {
 	LOST_CALLS_KILLED,        /* TLS writes that had sent when their thread ended: a call, its bytes unknown */
 	LOST_ORPHAN_RETURNS,      /* returns of TLS calls whose entry was not kept */
 	LOST_COVERAGE_FULL,       /* bytes of processes without room in the table of coverage, by number of calls */
+	LOST_MPTCP_BYTES,         /* of Multipath TCP sockets (RFC 8684): not looked at */
 	LOST_MEMORY_FULL,         /* bytes of threads without room in the table of memory BIOs, by number of calls */
 	LOST_PREFIXES_FULL,       /* records written into memory without room in their table: their streams stay unbound */
 	LOST_PIDS_FULL,           /* children of a selected process without room in the table of processes */

@@ -123,6 +123,7 @@ int go_handshake_enter(struct pt_regs *ctx)
 {
 	struct tls_key key = {.ssl = GO_ARG1(ctx)};
 	struct tls_stream *t;
+	struct tls_call *call;
 	struct caller who;
 	__u64 depth;
 
@@ -131,7 +132,8 @@ int go_handshake_enter(struct pt_regs *ctx)
 	key.tgid = who.tgid;
 	t = bpf_map_lookup_elem(&tls_streams, &key);
 	/* A first Write that shakes hands by itself was read before: that stream is this one. */
-	if (t && t->sk) {
+	call = innermost(&who);
+	if (t && (t->sk || !call || call->kind != CALL_GO_WRITE || call->ssl != key.ssl)) {
 		emit_close(&t->plain);
 		drop_stream(&key, t);
 	}

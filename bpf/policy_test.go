@@ -79,7 +79,8 @@ func TestBudget(t *testing.T) {
 		t.Errorf("%d heads seen + %d over the budget, want 6; %d bytes over it", seen, lost, bytes)
 	}
 	copied := len(s.side[egress].data) + len(s.side[ingress].data)
-	if most := budget + int(took.Seconds()*budget) + 1000; copied > most {
+	// The last call that begins within the budget may go beyond it.
+	if most := budget + int(took.Seconds()*budget) + 21_000; copied > most {
 		t.Errorf("%d bytes copied in %s, want at most %d", copied, took, most)
 	}
 }

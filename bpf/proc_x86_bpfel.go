@@ -66,6 +66,8 @@ type procConn struct {
 	Tls          procTlsKey
 	Uncovered    uint64
 	Pending      uint64
+	Idle         uint64
+	Slack        uint64
 	NextSeq      [2]uint32
 	Sniffed      uint32
 	SniffedBytes uint32
@@ -111,20 +113,21 @@ const (
 	procCountLOST_CALLS_KILLED        procCount = 28
 	procCountLOST_ORPHAN_RETURNS      procCount = 29
 	procCountLOST_COVERAGE_FULL       procCount = 30
-	procCountLOST_MEMORY_FULL         procCount = 31
-	procCountLOST_PREFIXES_FULL       procCount = 32
-	procCountLOST_PIDS_FULL           procCount = 33
-	procCountLOST_USER_FAULTS         procCount = 34
-	procCountLOST_USER_FAULT_BYTES    procCount = 35
-	procCountLOST_BUDGET_CALLS        procCount = 36
-	procCountLOST_BUDGET_BYTES        procCount = 37
-	procCountLOST_BUDGET_HEADS        procCount = 38
-	procCountLOST_BUDGETS_FULL        procCount = 39
-	procCountLOST_RETURNS             procCount = 40
-	procCountLOST_FRAMES              procCount = 41
-	procCountLOST_TRUNCATED_BYTES     procCount = 42
-	procCountLOST_UNSEEN_BYTES        procCount = 43
-	procCountCOUNT_MAX                procCount = 44
+	procCountLOST_MPTCP_BYTES         procCount = 31
+	procCountLOST_MEMORY_FULL         procCount = 32
+	procCountLOST_PREFIXES_FULL       procCount = 33
+	procCountLOST_PIDS_FULL           procCount = 34
+	procCountLOST_USER_FAULTS         procCount = 35
+	procCountLOST_USER_FAULT_BYTES    procCount = 36
+	procCountLOST_BUDGET_CALLS        procCount = 37
+	procCountLOST_BUDGET_BYTES        procCount = 38
+	procCountLOST_BUDGET_HEADS        procCount = 39
+	procCountLOST_BUDGETS_FULL        procCount = 40
+	procCountLOST_RETURNS             procCount = 41
+	procCountLOST_FRAMES              procCount = 42
+	procCountLOST_TRUNCATED_BYTES     procCount = 43
+	procCountLOST_UNSEEN_BYTES        procCount = 44
+	procCountCOUNT_MAX                procCount = 45
 )
 
 type procCoverage struct {
@@ -280,6 +283,7 @@ type procTlsStream struct {
 	}
 	Sk        uint64
 	Prefixes  [4]procPrefix
+	Seen      uint64
 	Guess     uint64
 	Votes     uint8
 	Written   uint8

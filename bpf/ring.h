@@ -193,7 +193,7 @@ static __noinline __attribute__((unused)) int emit(struct stream *s, struct io *
 {
 	struct cursor at = {.cap = allowance(s, io->direction & 1)};
 
-	if (budget_bytes && !afford(s->cgroup, io->length < at.cap ? io->length : at.cap))
+	if (budget_bytes && !(io->flags & FLAG_UNSEEN) && !afford(s->cgroup, io->length < at.cap ? io->length : at.cap))
 		return refuse_budget(s, io->direction & 1, io->length);
 	/*
 	 * A copy onto itself makes the verifier forget what it knows of the values, here and in the loop: it would

@@ -3,16 +3,13 @@
 #ifndef SPILE_SEALED_H
 #define SPILE_SEALED_H
 
-/* The stream inside is read from here on; what went before it is credited if nothing of that was plain. */
-static __always_inline void cover(struct conn *c, struct coverage *v)
+/* The stream inside that lives, if there is one. */
+static __always_inline bool is_bound(struct conn *c, struct sock *sk)
 {
 	struct tls_key key = c->tls;
-	struct tls_stream *t = bpf_map_lookup_elem(&tls_streams, &key);
+	struct tls_stream *t = key.ssl ? bpf_map_lookup_elem(&tls_streams, &key) : NULL;
 
-	c->covered = 1;
-	if (v && t && (t->plain.flags & FLAG_FRESH))
-		__sync_fetch_and_add(&v->decoded, c->pending);
-	c->pending = 0;
+	return t && t->sk == (__u64)sk;
 }
 
 /* Ciphertext: explained by a TLS call, by what a library wrote into memory, or by nothing. */
@@ -26,6 +23,14 @@ static __noinline int tls_bytes(struct conn *c, struct tls_call *call, const str
 	bool ended = false;
 
 	count(COUNT_TLS_BYTES, n);
+	if (call && call->kind == CALL_GO_WRITE) {
+		key.ssl = call->ssl;
+		if (!bpf_map_lookup_elem(&tls_streams, &key)) { /* it failed, and its connection is over */
+			end_innermost(who);
+			call = NULL;
+		}
+		key.ssl = 0;
+	}
 	if (v)
 		__sync_fetch_and_add(&v->tls, n);
 	if (call) {
@@ -35,13 +40,15 @@ static __noinline int tls_bytes(struct conn *c, struct tls_call *call, const str
 			call->sent += n;
 			ended = kind == CALL_GO_WRITE && call->sent > call->left;
 			/* Inside the call of another: node calls its program back in SSL_read, and that writes elsewhere. */
-			other = c->tls.ssl ? 0 : by_prefix(c, io, who->tgid);
+			other = is_bound(c, sk) ? 0 : by_prefix(c, io, who->tgid);
 			if (other) {
 				key.ssl = other;
 				kind = CALL_WRITE;
+			} else if (call->wrote) { /* into memory: what is sent here is not it */
+				key.ssl = 0;
 			}
 		}
-	} else if (!c->covered) {
+	} else if (!is_bound(c, sk)) {
 		c->uncovered += n;
 		if (io->direction == DIRECTION_EGRESS)
 			key.ssl = by_prefix(c, io, who->tgid);
@@ -53,16 +60,23 @@ static __noinline int tls_bytes(struct conn *c, struct tls_call *call, const str
 		if (m)
 			m->received_by = 0;
 	}
-	/* A handshake alone shows no plain byte. A server that buffers what it writes sends outside the calls. */
-	if (key.ssl && bind(&key, sk, c, kind) && kind != CALL_HANDSHAKE && !c->covered)
-		cover(c, v);
-	if (ended)
-		end_innermost(who);
-	if (!c->covered) {
+	if (key.ssl && bind(&key, sk, c, kind)) {
+		if (ended)
+			end_innermost(who);
+	} else if (kind == CALL_GO_WRITE) {
+		give_up(who, key.ssl);
+	}
+	/*
+	 * Decoded is what plain bytes go with (plain.h). What comes after them counts at once, up to what their message may
+	 * need; a handshake alone, or a library whose probes are gone, shows no plain byte.
+	 */
+	c->idle += n;
+	if (c->covered && c->idle <= c->slack) {
+		if (v)
+			__sync_fetch_and_add(&v->decoded, n);
+	} else {
 		c->pending += n;
 		count(COUNT_UNCOVERED_BYTES, n);
-	} else if (v) {
-		__sync_fetch_and_add(&v->decoded, n);
 	}
 	return 0;
 }

@@ -98,6 +98,8 @@ static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __
 			}
 			return 0;
 		}
+		if (BPF_CORE_READ(sk, __sk_common.skc_state) == TCP_CLOSE) /* its end was told, or is about to be */
+			return 0;
 		c = new_conn(sk, false);
 		if (!c)
 			return 0;
@@ -105,7 +107,7 @@ static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __
 	own(&c->plain, task, pid_tgid);
 	if (c->state == CONN_TLS) {
 		/* Its buffer matters only where it may tell which stream it belongs to. */
-		if (!c->covered && direction == DIRECTION_EGRESS)
+		if (direction == DIRECTION_EGRESS && !is_bound(c, sk))
 			find_buffer(task, regs, &io);
 		goto sealed;
 	}
@@ -116,6 +118,10 @@ static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __
 		if (c->state == CONN_MUTED && !call)
 			goto muted;
 		sniff(&io, &head);
+		if (call && call->kind == CALL_GO_WRITE && !call->sent && !is_tls_record(&head)) {
+			give_up(&who, call->ssl);
+			call = NULL;
+		}
 		if (c->state == CONN_HTTP && is_tls_record(&head)) /* CONNECT, then TLS */
 			c->state = CONN_TLS;
 		else if (c->state != CONN_HTTP)
@@ -149,21 +155,32 @@ static __always_inline struct pt_regs *current_regs(void)
 	return user_regs((struct task_struct *)bpf_get_current_task());
 }
 
+/* Not TCP: QUIC is named, MPTCP counted. */
+static __always_inline int other_io(struct sock *sk, int ret, __u8 direction)
+{
+	if (is_inet(sk, IPPROTO_UDP))
+		return udp_io(sk, current_regs(), ret, direction);
+	if (is_inet(sk, IPPROTO_MPTCP) && select_sock(sk) &&
+	    select_task((struct task_struct *)bpf_get_current_task(), bpf_get_current_pid_tgid() >> 32))
+		count(LOST_MPTCP_BYTES, ret);
+	return 0;
+}
+
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(sock_send, struct sock *sk, int ret, int flags)
 {
-	if (ret > 0 && is_inet(sk, IPPROTO_UDP))
-		return udp_io(sk, current_regs(), ret, DIRECTION_EGRESS);
+	if (ret > 0 && !is_inet(sk, IPPROTO_TCP))
+		return other_io(sk, ret, DIRECTION_EGRESS);
 	return sock_io(sk, current_regs(), ret, DIRECTION_EGRESS, bpf_ktime_get_boot_ns());
 }
 
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(sock_recv, struct sock *sk, int ret, int flags)
 {
-	if (flags & MSG_PEEK)
+	if (flags & (MSG_PEEK | MSG_ERRQUEUE))
 		return 0;
-	if (ret > 0 && is_inet(sk, IPPROTO_UDP))
-		return udp_io(sk, current_regs(), ret, DIRECTION_INGRESS);
+	if (ret > 0 && !is_inet(sk, IPPROTO_TCP))
+		return other_io(sk, ret, DIRECTION_INGRESS);
 	return sock_io(sk, current_regs(), ret, DIRECTION_INGRESS, bpf_ktime_get_boot_ns());
 }
 

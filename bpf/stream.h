@@ -64,7 +64,9 @@ struct conn {
 	struct stream plain;
 	struct tls_key tls; /* the stream inside, once bound */
 	__u64 uncovered;    /* ciphertext bytes that no TLS call explained */
-	__u64 pending;      /* ciphertext bytes that count as decoded once the stream inside is read from its start */
+	__u64 pending;      /* ciphertext bytes that count as decoded when plain bytes of the stream inside come */
+	__u64 idle;         /* ciphertext bytes since plain bytes of the stream inside last came */
+	__u64 slack;        /* of those that may pass before they are taken for undecoded */
 	__u32 next_seq[2];  /* TCP sequence number after the last byte seen, per direction */
 	__u32 sniffed;      /* buffers looked at while CONN_UNKNOWN */
 	__u32 sniffed_bytes;
@@ -72,7 +74,7 @@ struct conn {
 	__u8 fresh;         /* seen from ESTABLISHED */
 	__u8 tracked;       /* bit per direction: next_seq is valid */
 	__u8 ended;         /* TCP_CLOSE was seen; the socket may live on */
-	__u8 covered;       /* a read or write of the TLS library moved ciphertext; a handshake alone shows no plain byte */
+	__u8 covered;       /* plain bytes of the stream inside came */
 	__u8 pad[3];
 };
 
@@ -90,6 +92,7 @@ struct tls_stream {
 	struct stream plain;
 	__u64 sk;       /* the socket it is bound to; 0 = none */
 	struct prefix prefixes[MAX_PREFIXES]; /* of records on their way to a socket, while there is none */
+	__u64 seen;     /* when plain bytes last came, or it was made; ns since boot */
 	__u64 guess;    /* the socket that lengths speak for, while there is none */
 	__u8 votes;     /* lengths that did; 255 = they contradicted each other, and are not asked again */
 	__u8 written;   /* prefixes so far */
@@ -171,6 +174,7 @@ static __always_inline struct tls_stream *stream_of(struct tls_key *key)
 	}
 	t = bpf_map_lookup_elem(&tls_streams, key);
 	if (t) {
+		t->seen = bpf_ktime_get_boot_ns();
 		t->plain.id = new_id(LAYER_TLS);
 		t->plain.layer = LAYER_TLS;
 		t->plain.flags = FLAG_UNBOUND;

@@ -101,6 +101,19 @@ int ssl_exit(struct pt_regs *ctx)
 	return note_plain(&call, &who, n);
 }
 
+#define RECORD_HEAD_BYTES 5
+
+/*
+ * Whether the first bytes of a record are nobody else's: ciphertext, or a hello with its random. Other messages of the
+ * handshake may be the same in every connection, and so is the "random" of a HelloRetryRequest (RFC 8446 section 4.1.3).
+ */
+static __always_inline bool is_unique(const __u8 *b)
+{
+	if (b[0] != 0x16)
+		return true;
+	return b[5] == 1 || (b[5] == 2 && !(b[11] == 0xcf && b[12] == 0x21 && b[13] == 0xad));
+}
+
 /*
  * BIO_write: a library that writes into memory, for its program to send later. The first record of each TLS call is
  * kept until a socket of the process sends the same bytes; ciphertext does not repeat. Bound streams cost a lookup.
@@ -110,7 +123,7 @@ int BPF_KPROBE(bio_write_enter, __u64 bio, __u64 data, int length)
 {
 	struct caller who = this_thread();
 	struct tls_call *call = innermost(&who);
-	struct tls_key key = {.tgid = who.tgid};
+	struct tls_key *owner, key = {.tgid = who.tgid};
 	struct prefix *p, prefix = {.tgid = who.tgid};
 	struct tls_stream *t;
 
@@ -120,11 +133,16 @@ int BPF_KPROBE(bio_write_enter, __u64 bio, __u64 data, int length)
 	t = stream_of(&key);
 	if (!t || t->sk || t->refused)
 		return 0;
+	if (bpf_probe_read_user(prefix.bytes, RECORD_HEAD_BYTES, (void *)data))
+		return 0;
+	if (!is_tls_record((union head *)prefix.bytes))
+		return 0;
 	if (bpf_probe_read_user(prefix.bytes, PREFIX_BYTES, (void *)data)) {
 		count(LOST_USER_FAULTS, 1);
 		return 0;
 	}
-	if (!is_tls_record((union head *)prefix.bytes))
+	count(COUNT_BYTES_READ, PREFIX_BYTES);
+	if (!is_unique(prefix.bytes))
 		return 0;
 	call->wrote = 1;
 	p = &t->prefixes[t->written & (MAX_PREFIXES - 1)];
@@ -133,8 +151,13 @@ int BPF_KPROBE(bio_write_enter, __u64 bio, __u64 data, int length)
 	*p = prefix;
 	/* Past the first round the count only says which is the oldest. */
 	t->written = t->written < 2 * MAX_PREFIXES - 1 ? t->written + 1 : MAX_PREFIXES;
-	if (bpf_map_update_elem(&prefixes, &prefix, &key, BPF_ANY))
+	if (!bpf_map_update_elem(&prefixes, &prefix, &key, BPF_NOEXIST))
+		return 0;
+	owner = bpf_map_lookup_elem(&prefixes, &prefix);
+	if (!owner)
 		count(LOST_PREFIXES_FULL, 1);
+	else if (owner->ssl != key.ssl)
+		owner->ssl = 0; /* two wrote the same: it names nobody */
 	return 0;
 }
 

@@ -10,6 +10,7 @@
 
 #define VOTES_NEEDED 3
 #define VOTES_CONTRADICTED 255
+#define RECEIVED_MIXED 1 /* no address of a socket */
 #define MAX_RECORD 16384 /* plain bytes, RFC 8446 section 5.1 */
 
 static const struct memory_io no_memory_io;
@@ -66,7 +67,8 @@ static __noinline __attribute__((unused)) __u64 note_sealed(struct sock *sk, str
 	if (!m)
 		return 0;
 	if (direction == DIRECTION_INGRESS) {
-		m->received_by = (__u64)sk;
+		/* Two sockets before one call: what is decrypted next may be of either. */
+		m->received_by = m->received_by && m->received_by != (__u64)sk ? RECEIVED_MIXED : (__u64)sk;
 		m->received = n;
 		return 0;
 	}
@@ -103,7 +105,7 @@ static __noinline __attribute__((unused)) int note_plain(struct tls_call *call, 
 	}
 	sk = m->received_by;
 	m->received_by = 0;
-	if (!sk || !fits(m->received, n, 1))
+	if (sk <= RECEIVED_MIXED || !fits(m->received, n, 1))
 		return 0;
 	c = bpf_map_lookup_elem(&conns, &sk);
 	if (c && vote(&key, sk, c))

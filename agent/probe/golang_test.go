@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,6 +59,19 @@ func main() {
 		}()
 	}
 	var all sync.WaitGroup
+	for range 50 { // writes that fail leave their goroutine in the middle of a call, and others come after it
+		all.Go(func() {
+			conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true})
+			if err != nil {
+				panic(err)
+			}
+			conn.Close()
+			if _, err := conn.Write([]byte("GET /stale HTTP/1.1\r\n\r\n")); err == nil {
+				panic("written after the end")
+			}
+		})
+	}
+	all.Wait()
 	for range connections {
 		all.Go(func() {
 			conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
@@ -183,7 +197,7 @@ type goStream struct {
 	local, remote uint16
 	sent, got     bytes.Buffer
 	flags         uint8
-	closed        bool
+	closed, stale bool
 }
 
 func checkGo(t *testing.T, objects *bpf.Objects, reader *bpf.Reader, connections int) {
@@ -191,7 +205,15 @@ func checkGo(t *testing.T, objects *bpf.Objects, reader *bpf.Reader, connections
 	const tls, fresh, unbound = 2, 1, 32
 	streams := map[uint64]*goStream{}
 	var record bpf.Record
-	for quiet, deadline := 0, time.Now().Add(10*time.Second); quiet < 30 && time.Now().Before(deadline); {
+	open := func() bool {
+		for _, s := range streams {
+			if !s.closed && !s.stale {
+				return true
+			}
+		}
+		return len(streams) == 0
+	}
+	for quiet, deadline := 0, time.Now().Add(10*time.Second); (quiet < 30 || open()) && time.Now().Before(deadline); {
 		err := reader.Read(&record)
 		if errors.Is(err, bpf.ErrDrained) {
 			quiet++
@@ -207,18 +229,43 @@ func checkGo(t *testing.T, objects *bpf.Objects, reader *bpf.Reader, connections
 		}
 		s := streams[e.Stream]
 		if s == nil {
-			s = &goStream{local: e.LocalPort, remote: e.RemotePort}
+			s = &goStream{}
 			streams[e.Stream] = s
+		}
+		if bytes.HasPrefix(record.Data, []byte("GET /stale ")) {
+			s.stale = true
+		}
+		if s.stale {
+			s.local, s.remote = e.LocalPort, e.RemotePort // its own, while that connection has not quite ended; else none
+			continue
 		}
 		s.closed = s.closed || e.Kind == bpf.EventClose
 		s.flags |= e.Flags
+		if s.local == 0 {
+			s.local, s.remote = e.LocalPort, e.RemotePort
+		}
 		if e.Kind == bpf.EventData && e.Direction == 1 {
 			s.sent.Write(record.Data)
 		} else if e.Kind == bpf.EventData {
 			s.got.Write(record.Data)
 		}
+		if e.Kind == bpf.EventClose { // it may come before the last bytes
+			continue
+		}
 		if e.Flags&unbound != 0 || e.Flags&fresh == 0 || e.LocalPort != s.local || e.RemotePort != s.remote {
 			t.Errorf("flags %#x, ports %d and %d of a stream of %d and %d", e.Flags, e.LocalPort, e.RemotePort, s.local, s.remote)
+		}
+	}
+	stale := map[uint16]bool{}
+	for _, s := range streams {
+		if s.stale && s.local != 0 {
+			stale[s.local] = true
+		}
+	}
+	maps.DeleteFunc(streams, func(_ uint64, s *goStream) bool { return s.stale })
+	for _, s := range streams {
+		if stale[s.local] {
+			t.Errorf("a write that sent nothing went to port %d from %d", s.remote, s.local)
 		}
 	}
 	if len(streams) != 2*connections {
@@ -240,8 +287,10 @@ func checkGo(t *testing.T, objects *bpf.Objects, reader *bpf.Reader, connections
 		}
 	}
 	list, err := objects.Coverage()
-	if err != nil || len(list) != 1 || list[0].DecodedBytes != list[0].TLSBytes || list[0].UnboundBytes != 0 {
-		t.Errorf("coverage %+v, %v; want all decoded and bound", list, err)
+	// 100 ends of connections shook hands and said nothing.
+	const spoken = 80 * 1000
+	if err != nil || len(list) != 1 || list[0].DecodedBytes > list[0].TLSBytes || list[0].DecodedBytes < spoken {
+		t.Errorf("coverage %+v, %v; want what was said decoded", list, err)
 	}
 	counts, err := objects.Counts()
 	if err != nil {

@@ -42,8 +42,9 @@ type Reader interface {
 
 // Streams is the kernel's table of TLS streams: *bpf.Objects.
 type Streams interface {
-	// Forget drops the streams without a socket of these processes and returns the ends of those that had data.
-	Forget(tgids map[uint32]struct{}) ([]bpf.Event, error)
+	// Forget drops the streams without a socket of these processes, and those long silent, and returns the ends of those
+	// that had data; complete is false where it is to be called again.
+	Forget(tgids map[uint32]struct{}, now time.Duration) (ends []bpf.Event, complete bool, err error)
 }
 
 // Counts are what passed and what did not.
@@ -145,19 +146,26 @@ func (r *Ring) endTurn(onChunk func(*chunk.Chunk)) {
 	r.closes = r.closes[:0]
 }
 
-// forgetAfter is long enough for what an ended process said to have been read.
-const forgetAfter = 2 * time.Second
+const (
+	// forgetAfter is long enough for what an ended process said to have been read.
+	forgetAfter = 2 * time.Second
+	// sweepEvery is the time between two searches for streams that are over without anybody having ended.
+	sweepEvery = time.Minute
+)
 
 func (r *Ring) forget(onChunk func(*chunk.Chunk), now time.Duration) error {
-	if len(r.ended) == 0 || now-r.forgotten < forgetAfter {
+	since := now - r.forgotten
+	if since < forgetAfter || len(r.ended) == 0 && since < sweepEvery {
 		return nil
 	}
 	r.forgotten = now
-	ends, err := r.streams.Forget(r.ended)
+	ends, complete, err := r.streams.Forget(r.ended, now)
 	if err != nil {
 		return fmt.Errorf("forget the streams of ended processes: %w", err)
 	}
-	clear(r.ended)
+	if complete {
+		clear(r.ended)
+	}
 	var c chunk.Chunk
 	for i := range ends {
 		fill(&c, &ends[i], chunk.Close)

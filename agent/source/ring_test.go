@@ -43,11 +43,11 @@ type table struct {
 	err   error
 }
 
-func (tb *table) Forget(tgids map[uint32]struct{}) ([]bpf.Event, error) {
+func (tb *table) Forget(tgids map[uint32]struct{}, _ time.Duration) ([]bpf.Event, bool, error) {
 	for tgid := range tgids {
 		tb.asked = append(tb.asked, tgid)
 	}
-	return tb.ends, tb.err
+	return tb.ends, true, tb.err
 }
 
 func data(stream, offset uint64, payload string) bpf.Record {
