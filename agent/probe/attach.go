@@ -65,12 +65,12 @@ func placements(sites []target.Site) []placement {
 func attach(programs Programs, f target.File) ([]link.Link, error) {
 	what := "attach to " + f.Path
 	if len(f.Sites) == 0 || f.Handle == nil {
-		return nil, &refusal{what: what, why: "no place for a probe was found in it", remedy: "use another build of the file"}
+		return nil, &target.Problem{What: what, Why: "no place for a probe was found in it", Remedy: "use another build of the file"}
 	}
 	if !programs.UprobeMulti() {
 		if _, err := os.Stat("/sys/bus/event_source/devices/uprobe/type"); err != nil {
-			return nil, &refusal{what: what, why: "this kernel has no uprobe events, or /sys is not mounted",
-				remedy: "mount sysfs, or use a kernel built with CONFIG_UPROBE_EVENTS", cause: err}
+			return nil, &target.Problem{What: what, Why: "this kernel has no uprobe events, or /sys is not mounted",
+				Remedy: "mount sysfs, or use a kernel built with CONFIG_UPROBE_EVENTS", Cause: err}
 		}
 	}
 	// By descriptor: the path inside a container leads elsewhere for us, and may have been replaced meanwhile.
@@ -84,7 +84,7 @@ func attach(programs Programs, f target.File) ([]link.Link, error) {
 		program := programs.Program(p.program)
 		if program == nil {
 			closeAll(links)
-			return nil, &refusal{what: what, why: "program " + p.program + " is not loaded", remedy: "the agent and its programs are of different versions: reinstall it"}
+			return nil, &target.Problem{What: what, Why: "program " + p.program + " is not loaded", Remedy: "the agent and its programs are of different versions: reinstall it"}
 		}
 		more, err := place(exe, program, programs.UprobeMulti(), p, f.Only)
 		links = append(links, more...)

@@ -78,7 +78,7 @@ func TestARefusalNamesTheRemedyAndNoErrno(t *testing.T) {
 			t.Errorf("%v: %q carries what the libraries below say", tc.err, text)
 		}
 	}
-	if text := oneLine(errors.New("read /tmp/a\nb\x1b[2J: no")); text != "read /tmp/a; b?[2J: no" {
+	if text := target.OneLine("read /tmp/a\nb\x1b[2J: no"); text != "read /tmp/a; b?[2J: no" {
 		t.Errorf("a path of somebody's choosing: %q", text)
 	}
 }

@@ -31,7 +31,7 @@ type guard struct {
 var errWritten = errors.New("it is open for writing")
 
 func beingWritten(path string) error {
-	return &refusal{what: "attach to " + path, why: "it is being written", remedy: "it is tried again when it is not", cause: errWritten}
+	return &target.Problem{What: "attach to " + path, Why: "it is being written", Remedy: "it is tried again when it is not", Cause: errWritten}
 }
 
 // guarded keeps writers out of a file, makes sure that it is still what was described, and attaches to it. In this
@@ -97,7 +97,7 @@ func whyNoLease(err error) string {
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS):
 		return "its file system has no leases, or fs.leases-enable is 0"
 	}
-	return "the kernel gives no lease: " + root(err)
+	return "the kernel gives no lease: " + target.Innermost(err)
 }
 
 // control runs do with the descriptor, which stays open meanwhile.

@@ -82,7 +82,7 @@ func (r *Registry) failed(e *entry, err error) {
 		wait = r.times.Retry
 	}
 	e.written = errors.Is(err, errWritten)
-	e.state.Phase, e.state.Reason, e.state.Unleased, e.wait, e.tried = Failed, oneLine(err), "", wait, r.now()
+	e.state.Phase, e.state.Reason, e.state.Unleased, e.wait, e.tried = Failed, target.OneLine(err.Error()), "", wait, r.now()
 }
 
 // yieldBroken makes way for everyone who waits to write.

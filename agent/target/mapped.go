@@ -91,7 +91,7 @@ func (m *mappings) watch(fd int) error {
 
 // noMapEvents says in one line why there are none and what to do.
 func noMapEvents(err error) error {
-	why, remedy := "the kernel says: "+innermost(err), "restart the agent"
+	why, remedy := "the kernel says: "+Innermost(err), "restart the agent"
 	switch {
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		why, remedy = "the kernel does not show this agent which files are mapped", "give it CAP_PERFMON, and let seccomp pass perf_event_open"

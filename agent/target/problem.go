@@ -6,20 +6,26 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// problem is why a file cannot be probed, for a person, in one line: what, why, and what to do. The cause is there for
-// errors.Is, and is not part of the text.
-type problem struct {
-	what, why, remedy string
-	cause             error
+// Problem is a failure for a person, in one line: what, why, and what to do. The cause is there for errors.Is, and is
+// not part of the text.
+type Problem struct {
+	What, Why, Remedy string
+	Cause             error
 }
 
-func (p *problem) Error() string { return p.what + ": " + p.why + "; " + p.remedy }
-func (p *problem) Unwrap() error { return p.cause }
+func (p *Problem) Error() string { return p.What + ": " + p.Why + "; " + p.Remedy }
+func (p *Problem) Unwrap() error { return p.Cause }
+
+// IsAny reports whether one of some errors is behind err.
+func IsAny(err error, candidates ...error) bool {
+	return slices.ContainsFunc(candidates, func(c error) bool { return errors.Is(err, c) })
+}
 
 var (
 	errNotRegular = errors.New("it is not a regular file")
@@ -31,69 +37,62 @@ const toMapFiles = "give the agent CAP_CHECKPOINT_RESTORE, or restart the progra
 
 // cannotOpen is about a file that a process maps.
 func cannotOpen(m mapping, pid uint32, err error) error {
-	p := &problem{what: fmt.Sprintf("open %s of process %d", m.path, pid), cause: err}
-	is := func(candidates ...error) bool {
-		for _, c := range candidates {
-			if errors.Is(err, c) {
-				return true
-			}
-		}
-		return false
-	}
+	p := &Problem{What: fmt.Sprintf("open %s of process %d", m.path, pid), Cause: err}
+	is := func(candidates ...error) bool { return IsAny(err, candidates...) }
 	switch {
 	case is(unix.EMFILE):
-		p.why, p.remedy = "the agent has too many files open", "raise its LimitNOFILE"
+		p.Why, p.Remedy = "the agent has too many files open", "raise its LimitNOFILE"
 	case is(unix.ENFILE):
-		p.why, p.remedy = "this host has too many files open", "raise fs.file-max"
+		p.Why, p.Remedy = "this host has too many files open", "raise fs.file-max"
 	case m.deleted && is(fs.ErrPermission):
-		p.why, p.remedy = "it was deleted or replaced after the process mapped it, and only the kernel still has it", toMapFiles
+		p.Why, p.Remedy = "it was deleted or replaced after the process mapped it, and only the kernel still has it", toMapFiles
 	case m.deleted:
-		p.why, p.remedy = "it was deleted or replaced, and is not mapped there any more", "nothing needs to be done"
+		p.Why, p.Remedy = "it was deleted or replaced, and is not mapped there any more", "nothing needs to be done"
 	case is(ErrChanged):
-		p.why, p.remedy = "its path leads to another file by now", toMapFiles
+		p.Why, p.Remedy = "its path leads to another file by now", toMapFiles
 	case is(errNotRegular):
-		p.why, p.remedy = "its path does not lead to a regular file", toMapFiles
+		p.Why, p.Remedy = "its path does not lead to a regular file", toMapFiles
 	case is(fs.ErrNotExist, unix.ENOTDIR):
-		p.why, p.remedy = "nothing is at its path any more", toMapFiles
+		p.Why, p.Remedy = "nothing is at its path any more", toMapFiles
 	case is(unix.ENOSYS):
-		p.why, p.remedy = "the system call openat2 is missing or blocked", "let seccomp pass openat2, or give the agent CAP_CHECKPOINT_RESTORE"
+		p.Why, p.Remedy = "the system call openat2 is missing or blocked", "let seccomp pass openat2, or give the agent CAP_CHECKPOINT_RESTORE"
 	case is(unix.ELOOP, unix.EXDEV):
-		p.why, p.remedy = "its path leads out of the root of the process", "give the agent CAP_CHECKPOINT_RESTORE"
+		p.Why, p.Remedy = "its path leads out of the root of the process", "give the agent CAP_CHECKPOINT_RESTORE"
 	case is(fs.ErrPermission):
-		p.why, p.remedy = "the agent may not open files of this process", "give it CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
+		p.Why, p.Remedy = "the agent may not open files of this process", "give it CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH"
 	default:
-		p.why, p.remedy = innermost(err), "see the file system that it is on"
+		p.Why, p.Remedy = Innermost(err), "see the file system that it is on"
 	}
 	return p
 }
 
 // cannotRead is about an open file whose functions are not to be had.
 func cannotRead(lib Library, path string, err error) error {
-	p := &problem{what: "read " + path, cause: err}
+	p := &Problem{What: "read " + path, Cause: err}
 	switch {
 	case errors.Is(err, ErrNotELF):
-		p.why, p.remedy = "it is not a 64-bit little-endian program file, the only kind that is decoded", "run a 64-bit build of the program"
+		p.Why, p.Remedy = "it is not a 64-bit little-endian program file, the only kind that is decoded", "run a 64-bit build of the program"
 	case errors.Is(err, ErrBudget):
-		p.why, p.remedy = "finding its functions takes more reading or time than a library is given", "use the distribution's build of "+lib.Name
+		p.Why, p.Remedy = "finding its functions takes more reading or time than a library is given", "use the distribution's build of "+lib.Name
 	default:
-		p.why, p.remedy = innermost(err), "see the file system that it is on"
+		p.Why, p.Remedy = Innermost(err), "see the file system that it is on"
 	}
 	return p
 }
 
 // cannotBe is about a file that has the name of a library and not its functions.
 func cannotBe(lib Library, path, missing string) error {
-	return &problem{
-		what: "read " + path, why: fmt.Sprintf("it exports no %s, so it is not the %s that its name says", missing, lib.Name),
-		remedy: "nothing needs to be done, unless the program talks TLS with it: then use a build that exports it",
+	return &Problem{
+		What: "read " + path, Why: fmt.Sprintf("it exports no %s, so it is not the %s that its name says", missing, lib.Name),
+		Remedy: "nothing needs to be done, unless the program talks TLS with it: then use a build that exports it",
 	}
 }
 
 // cutShort is about a file that ends before what it says it holds, as a copy does that ran out of room.
 func cutShort(path string, size, whole uint64) error {
-	return &problem{
-		what: "read " + path, why: fmt.Sprintf("it is cut short: %d of %d bytes are there", size, whole),
-		remedy: "reinstall it",
+	return &Problem{
+		What: "read " + path, Why: fmt.Sprintf("it is cut short: %d of %d bytes are there", size, whole),
+		Remedy: "reinstall it",
 	}
 }
 
@@ -112,8 +111,8 @@ func lengthOf(r io.ReaderAt, b Budget) uint64 {
 	return length
 }
 
-// innermost is the text of the first cause, in one line.
-func innermost(err error) string {
+// Innermost is the text of the first cause, in one line.
+func Innermost(err error) string {
 	for inner := errors.Unwrap(err); inner != nil; inner = errors.Unwrap(err) {
 		err = inner
 	}

@@ -28,7 +28,7 @@ func says(t *testing.T, err error, cause error, what, why, remedy string) {
 		!strings.Contains(text[strings.LastIndex(text, "; "):], remedy) || strings.Contains(text, "\n") {
 		t.Errorf("%q\nwant %q, that it says %q, and then %q", text, what, why, remedy)
 	}
-	if cause != nil && why != innermost(cause) && strings.Contains(text, cause.Error()) {
+	if cause != nil && why != Innermost(cause) && strings.Contains(text, cause.Error()) {
 		t.Errorf("%q repeats what the kernel said", text)
 	}
 }

@@ -108,7 +108,7 @@ func (e *Explainer) Explain(traffic []Traffic) []Uncovered {
 			k.asked = now
 			u.Process = k.sight.process
 		}
-		u.Reason = oneLine(reasonOf(t, k))
+		u.Reason = OneLine(reasonOf(t, k))
 		list = append(list, u)
 	}
 	e.forget(now)

@@ -260,11 +260,11 @@ func TestReasonsAreOneLine(t *testing.T) {
 		"bad \xff\xfe utf8":  "bad ?? utf8",
 		"ümlaut":             "ümlaut",
 	} {
-		if got := oneLine(in); got != want {
+		if got := OneLine(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
 	}
-	if got := oneLine(strings.Repeat("ü", maxReason)); len(got) > maxReason || !strings.HasSuffix(got, "ü…") {
+	if got := OneLine(strings.Repeat("ü", maxReason)); len(got) > maxReason || !strings.HasSuffix(got, "ü…") {
 		t.Errorf("%d bytes: %q", len(got), got[len(got)-10:])
 	}
 }

@@ -121,8 +121,8 @@ func (s *sight) residue(decoded string, grown bool) string {
 // maxReason bounds a line, in bytes: paths are chosen by those who are watched.
 const maxReason = 1000
 
-// oneLine keeps what names of files may contain out of a line.
-func oneLine(text string) string {
+// OneLine keeps what names of files may contain out of a line, and bounds it.
+func OneLine(text string) string {
 	text = strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == unicode.ReplacementChar {
 			return '?'
