@@ -70,6 +70,7 @@ func lineCounts(t *tap, p *pipeline) []*v1.Count {
 	add("target", "execs_dropped", watcher.ExecsDropped, false)
 	add("target", "files_failed", watcher.FilesFailed, false)
 	add("target", "files_refused", t.probes.Refused(), true)
+	add("target", "files_evicted", t.probes.Evicted(), false)
 	add("target", "verdicts_lost", watcher.VerdictsLost, true)
 	return out
 }

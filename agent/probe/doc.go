@@ -50,6 +50,9 @@
 // and so outlives them: a writer waits for all of it, 0.5 s for a libssl. Only where a lower number became free while the
 // file was being attached may a link outlive the lease, by these milliseconds.
 //
+// There is room for 4,096 files, and for 256 of one user who is not root. Beyond it what failed makes room, then what
+// nobody has mapped, the oldest first; where there is neither, a file is counted and State says why it is not attached.
+//
 // What is lost when: a file that cannot be attached stays in List as failed, with what, why and what to do in one line.
 // While somebody has a file open for writing, its programs are not seen. If he leaves what was there they are seen again
 // 15 to 30 ms after he closes it; what is new is attached when a program maps it, or within about 3 s.

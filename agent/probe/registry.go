@@ -55,9 +55,6 @@ func DefaultTimes() Times {
 	return Times{Grace: 30 * time.Second, Forget: 10 * time.Minute, Retry: 20 * time.Second, Written: time.Second, Sweep: time.Second}
 }
 
-// maxFiles bounds the registry: beyond it a file is counted and not attached.
-const maxFiles = 4096
-
 // maxDetaching is how many files are let go of at once. With uprobe_multi 50 links take 2.2 s one after another
 // and 88 ms together.
 const maxDetaching = 64
@@ -72,7 +69,9 @@ type Registry struct {
 	files    map[key]*entry
 	aliases  map[target.Identity]target.Identity // another name of an inode → the one that is in files
 	closed   bool
+	refused  map[key]string // files that there was no room for → why
 	overflow uint64
+	evicted  uint64
 
 	detaching sync.WaitGroup
 	slots     chan struct{}
@@ -91,6 +90,7 @@ type key struct {
 
 type entry struct {
 	state State
+	owner uint32 // of the file
 	users map[target.Process]struct{}
 	idle  time.Time     // when the last user went
 	tried time.Time     // when attaching was begun
@@ -106,7 +106,7 @@ func (e *entry) key() key { return key{e.state.ID, e.state.Only} }
 // New makes an empty Registry. Close it.
 func New(programs Programs, times Times) *Registry {
 	r := &Registry{
-		programs: programs, times: times, now: time.Now, files: map[key]*entry{}, aliases: map[target.Identity]target.Identity{},
+		programs: programs, times: times, now: time.Now, files: map[key]*entry{}, aliases: map[target.Identity]target.Identity{}, refused: map[key]string{},
 		slots: make(chan struct{}, maxDetaching), urgent: make(chan struct{}, maxDetaching), breaks: make(chan os.Signal, 1),
 		stop: make(chan struct{}), swept: make(chan struct{}), looked: make(chan struct{}),
 	}
@@ -156,6 +156,7 @@ func (r *Registry) settle(e *entry, links []link.Link, guard *guard, err error) 
 
 // enter notes the user, and says whether the caller is the one to attach, or else whether it is attached.
 func (r *Registry) enter(p target.Process, f target.File) (e *entry, isNew, attached bool) {
+	owner := ownerOf(f) // without the lock: the file system may not answer
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
@@ -177,12 +178,14 @@ func (r *Registry) enter(p target.Process, f target.File) (e *entry, isNew, atta
 		}
 		return e, false, e.state.Phase == Attached
 	}
-	if len(r.files) >= maxFiles {
-		r.overflow++
+	r.supersede(f.ID)
+	if why := r.admits(k, owner); why != "" {
+		r.refuse(k, why)
 		return nil, false, false
 	}
-	r.supersede(f.ID)
+	delete(r.refused, k)
 	e = &entry{
+		owner: owner,
 		state: State{
 			ID: f.ID, Only: f.Only, Library: f.Library, Path: f.Path, BuildID: f.ID.BuildID, Phase: Attaching, Sites: len(f.Sites),
 		},
@@ -248,20 +251,15 @@ func (r *Registry) List() []State {
 	return list
 }
 
-// Refused is how many times a file was turned away because the registry was full.
-func (r *Registry) Refused() uint64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.overflow
-}
-
 // State says what became of a file; it has the shape of target.ProbeState.
 func (r *Registry) State(id target.Identity) (known, attached bool, reason string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e, ok := r.files[key{r.known(id, 0), 0}]
+	k := key{r.known(id, 0), 0}
+	e, ok := r.files[k]
 	if !ok {
-		return false, false, ""
+		why, refused := r.refused[k]
+		return refused, false, why
 	}
 	switch e.state.Phase {
 	case Attached, Draining:
