@@ -7,37 +7,45 @@ import (
 	"testing"
 )
 
-// TestNestedHandshake has a Node server write on a connection to another server inside the handshake of a third: the
-// library's calls nest on one thread, and the bytes that leave inside of one belong to the other. Each connection must
-// keep its own socket: the client's calls and the upstream's are all seen from both ends, with their ports.
+// TestNestedHandshake has servers of Node and Python talk to another server inside the handshake of a third connection:
+// the library's calls nest on one thread, and the bytes that leave inside of one belong to the other. Each connection
+// must keep its own socket: the client's calls and the upstream's are all seen from both ends, with their ports.
 func TestNestedHandshake(t *testing.T) {
 	needsRoot(t)
-	node := nodePeer()
-	if node.lacks != "" {
-		t.Skip(node.lacks)
-	}
 	m := newMatrix(t)
 	m.port = 9300
-	startPages(t, m, m.port+1+behindProxy)
+	for _, end := range []struct {
+		peer
+		script string
+	}{{nodePeer(), "testdata/matrix/sni.js"}, {pythonPeer(t, "threads"), "testdata/matrix/sni.py"}} {
+		t.Run(end.process, func(t *testing.T) {
+			if end.lacks != "" {
+				t.Skip(end.lacks)
+			}
+			m.nested(t, end.peer, end.script)
+		})
+	}
+}
+
+func (m *matrix) nested(t *testing.T, server peer, script string) {
+	m.rows++
 	row := matrixRow{mode: "h1", client: matrixClient{participant: participant{name: "curl", process: "curl"}}}
-	row.server = matrixServer{participant: participant{name: "node", process: "node"}, start: func(t *testing.T, m *matrix, _ string) *process {
-		argv := append(node.argv(t, "", "")[:1], "testdata/matrix/sni.js", m.address, m.dir+"/cert.pem", m.dir+"/key.pem", strconv.Itoa(m.port+behindProxy))
-		return start(t, argv[0], argv[1:]...)
+	row.server = matrixServer{participant: server.participant, proxy: true, start: func(t *testing.T, m *matrix, _ string) *process {
+		return start(t, server.argv(t, "", "")[0], script, m.address, m.dir+"/cert.pem", m.dir+"/key.pem", strconv.Itoa(m.port+behindProxy))
 	}}
 	m.serve(t, row.server, row.mode)
 	client := oneShot{m, namedCurl, false}
 	m.warm(t, client)
-	const prefix = "nested"
+	prefix := fmt.Sprintf("nested%d", m.rows)
 	m.fixed++
 	output(t, "curl", "-sk", "-m", "10", "-o", "/dev/null", fmt.Sprintf("https://%s/open/%s/0", m.address, prefix))
-	conns, requests := 30, 4
+	const conns, requests, upstream = 30, 4, 3
 	want := expect(row, client.round(t, prefix, conns, requests))
-	upstream := 3 + conns
-	got := m.all(prefix, len(want)+upstream)
+	got := m.all(prefix, len(want)+upstream+conns)
 	behind := func(c matrixCall) bool {
 		return c.Destination.Port == m.port+behindProxy || c.Destination.Process == "nginx"
 	}
-	m.secondLeg(t, slices.DeleteFunc(slices.Clone(got), func(c matrixCall) bool { return !behind(c) }), prefix, "node")
+	m.secondLeg(t, slices.DeleteFunc(slices.Clone(got), func(c matrixCall) bool { return !behind(c) }), prefix, server.process)
 	t.Logf("%s", judge(t, slices.DeleteFunc(got, behind), want, m.port))
 }
 
