@@ -16,6 +16,7 @@
 #include "count.h"
 #include "select.h"
 #include "stream.h"
+#include "preempt.h"
 #include "calls.h"
 #include "coverage.h"
 #include "budget.h"
@@ -58,26 +59,33 @@ static __always_inline bool find_caller(struct pt_regs *ctx, struct caller *who,
  * pointer. That stack grows in the handshake of the first Read; then such a buffer moves with it, and is kept as its
  * distance from the stack's end.
  */
-SEC("uprobe/go_read")
-int go_read_enter(struct pt_regs *ctx)
+static __always_inline void on_read(struct pt_regs *ctx)
 {
 	__u64 depth, hi, buf = GO_ARG2(ctx);
 	struct tls_call *call;
 	struct caller who;
 
 	if (!find_caller(ctx, &who, &depth))
-		return 0;
+		return;
 	hi = PT_REGS_SP(ctx) - depth;
 	call = enter(&who, depth, CALL_READ, GO_ARG1(ctx), buf, 0);
 	if (call && buf >= PT_REGS_SP(ctx) && buf < hi) {
 		call->buf = buf - hi;
 		call->moves = true;
 	}
+	return;
+}
+
+SEC("uprobe/go_read")
+int go_read_enter(struct pt_regs *ctx)
+{
+	hold_cpu();
+	on_read(ctx);
+	release_cpu();
 	return 0;
 }
 
-SEC("uprobe/go_read_exit")
-int go_read_exit(struct pt_regs *ctx)
+static __always_inline void on_read_return(struct pt_regs *ctx)
 {
 	__s64 n = GO_ARG1(ctx);
 	struct tls_call call;
@@ -85,23 +93,31 @@ int go_read_exit(struct pt_regs *ctx)
 	__u64 depth;
 
 	if (!find_caller(ctx, &who, &depth) || !leave(&who, depth, &call))
-		return 0;
+		return;
 	if (!innermost(&who))
 		bpf_map_delete_elem(&tls_calls, &who);
 	/* Bytes count even beside an error (io.Reader). */
 	if (call.kind != CALL_READ || n <= 0 || n > 0x7fffffff)
-		return 0;
+		return;
 	if (call.moves)
 		call.buf += PT_REGS_SP(ctx) - depth;
-	return tls_io(&call, n, DIRECTION_INGRESS);
+	tls_io(&call, n, DIRECTION_INGRESS);
+}
+
+SEC("uprobe/go_read_exit")
+int go_read_exit(struct pt_regs *ctx)
+{
+	hold_cpu();
+	on_read_return(ctx);
+	release_cpu();
+	return 0;
 }
 
 /*
  * func (c *Conn) Write(b []byte) (int, error): read at the entry, which needs no probe at its eight returns. The call
  * stays known until the socket has sent more than the plain bytes, which ciphertext always is.
  */
-SEC("uprobe/go_write")
-int go_write_enter(struct pt_regs *ctx)
+static __always_inline void on_write(struct pt_regs *ctx)
 {
 	struct tls_call *kept, call = {.ssl = GO_ARG1(ctx), .buf = GO_ARG2(ctx), .kind = CALL_GO_WRITE};
 	__s64 n = GO_ARG3(ctx);
@@ -109,17 +125,25 @@ int go_write_enter(struct pt_regs *ctx)
 	__u64 depth;
 
 	if (n <= 0 || n > 0x7fffffff || !find_caller(ctx, &who, &depth))
-		return 0;
+		return;
 	kept = enter(&who, depth, CALL_GO_WRITE, call.ssl, call.buf, 0);
 	if (kept)
 		kept->left = n;
 	call.time = bpf_ktime_get_boot_ns();
-	return tls_io(&call, n, DIRECTION_EGRESS);
+	tls_io(&call, n, DIRECTION_EGRESS);
+}
+
+SEC("uprobe/go_write")
+int go_write_enter(struct pt_regs *ctx)
+{
+	hold_cpu();
+	on_write(ctx);
+	release_cpu();
+	return 0;
 }
 
 /* func (c *Conn) clientHandshake, serverHandshake: once per connection, so what an older one left there is over. */
-SEC("uprobe/go_handshake")
-int go_handshake_enter(struct pt_regs *ctx)
+static __always_inline void on_handshake(struct pt_regs *ctx)
 {
 	struct tls_key key = {.ssl = GO_ARG1(ctx)};
 	struct tls_stream *t;
@@ -128,7 +152,7 @@ int go_handshake_enter(struct pt_regs *ctx)
 	__u64 depth;
 
 	if (!find_caller(ctx, &who, &depth))
-		return 0;
+		return;
 	key.tgid = who.tgid;
 	t = bpf_map_lookup_elem(&tls_streams, &key);
 	/* A first Write that shakes hands by itself was read before: that stream is this one. */
@@ -141,11 +165,19 @@ int go_handshake_enter(struct pt_regs *ctx)
 	if (t)
 		t->handshake = 1;
 	enter(&who, depth, CALL_HANDSHAKE, key.ssl, 0, 0);
+	return;
+}
+
+SEC("uprobe/go_handshake")
+int go_handshake_enter(struct pt_regs *ctx)
+{
+	hold_cpu();
+	on_handshake(ctx);
+	release_cpu();
 	return 0;
 }
 
-SEC("uprobe/go_handshake_exit")
-int go_handshake_exit(struct pt_regs *ctx)
+static __always_inline void on_handshake_return(struct pt_regs *ctx)
 {
 	struct tls_call call;
 	struct caller who;
@@ -153,6 +185,15 @@ int go_handshake_exit(struct pt_regs *ctx)
 
 	if (find_caller(ctx, &who, &depth) && leave(&who, depth, &call) && !innermost(&who))
 		bpf_map_delete_elem(&tls_calls, &who);
+	return;
+}
+
+SEC("uprobe/go_handshake_exit")
+int go_handshake_exit(struct pt_regs *ctx)
+{
+	hold_cpu();
+	on_handshake_return(ctx);
+	release_cpu();
 	return 0;
 }
 

@@ -16,6 +16,7 @@
 #include "count.h"
 #include "select.h"
 #include "stream.h"
+#include "preempt.h"
 #include "calls.h"
 #include "coverage.h"
 #include "budget.h"
@@ -35,8 +36,10 @@ static __always_inline int begin(struct pt_regs *ctx, __u64 kind, __u64 ssl, __u
 {
 	struct caller who = this_thread();
 
+	hold_cpu();
 	if (selected())
 		enter(&who, PT_REGS_SP(ctx), kind, ssl, buf, done);
+	release_cpu();
 	return 0;
 }
 
@@ -59,21 +62,29 @@ int BPF_KPROBE(ssl_write_ex_enter, __u64 ssl, __u64 buf, __u64 num, __u64 done)
 }
 
 /* SSL_do_handshake, SSL_accept, SSL_connect: no plain bytes, but the socket, and the certainty of a fresh stream. */
-SEC("uprobe/ssl_handshake")
-int BPF_KPROBE(ssl_handshake_enter, __u64 ssl)
+static __always_inline void on_handshake(struct pt_regs *ctx, __u64 ssl)
 {
 	struct caller who = this_thread();
 	struct tls_key key = {.ssl = ssl, .tgid = who.tgid};
 	struct tls_stream *t;
 
 	if (!selected())
-		return 0;
+		return;
 	if (!bpf_map_lookup_elem(&tls_streams, &key)) {
 		t = stream_of(&key);
 		if (t)
 			t->handshake = 1;
 	}
 	enter(&who, PT_REGS_SP(ctx), CALL_HANDSHAKE, ssl, 0, 0);
+	return;
+}
+
+SEC("uprobe/ssl_handshake")
+int BPF_KPROBE(ssl_handshake_enter, __u64 ssl)
+{
+	hold_cpu();
+	on_handshake(ctx, ssl);
+	release_cpu();
 	return 0;
 }
 
@@ -81,8 +92,7 @@ int BPF_KPROBE(ssl_handshake_enter, __u64 ssl)
  * The return of any of the functions. SSL_read and SSL_write give the length as an int (GnuTLS as a long, at most
  * 16 KiB); the _ex functions give 1 for success, and the length through a pointer.
  */
-SEC("uretprobe/ssl")
-int ssl_exit(struct pt_regs *ctx)
+static __always_inline void on_return(struct pt_regs *ctx)
 {
 	struct caller who = this_thread();
 	int ret = PT_REGS_RC(ctx);
@@ -90,15 +100,24 @@ int ssl_exit(struct pt_regs *ctx)
 	__u64 n = ret;
 
 	if (!leave(&who, PT_REGS_SP(ctx), &call) || call.kind == CALL_HANDSHAKE || ret <= 0)
-		return 0;
+		return;
 	if (call.done && bpf_probe_read_user(&n, sizeof(n), (void *)call.done)) {
 		count(LOST_USER_FAULTS, 1);
-		return 0;
+		return;
 	}
 	if (!n || n > 0x7fffffff)
-		return 0;
+		return;
 	tls_io(&call, n, call.kind == CALL_WRITE ? DIRECTION_EGRESS : DIRECTION_INGRESS);
-	return note_plain(&call, &who, n);
+	note_plain(&call, &who, n);
+}
+
+SEC("uretprobe/ssl")
+int ssl_exit(struct pt_regs *ctx)
+{
+	hold_cpu();
+	on_return(ctx);
+	release_cpu();
+	return 0;
 }
 
 #define RECORD_HEAD_BYTES 5
@@ -118,8 +137,7 @@ static __always_inline bool is_unique(const __u8 *b)
  * BIO_write: a library that writes into memory, for its program to send later. The first record of each TLS call is
  * kept until a socket of the process sends the same bytes; ciphertext does not repeat. Bound streams cost a lookup.
  */
-SEC("uprobe/bio_write")
-int BPF_KPROBE(bio_write_enter, __u64 bio, __u64 data, int length)
+static __always_inline void on_bio_write(__u64 data, int length)
 {
 	struct caller who = this_thread();
 	struct tls_call *call = innermost(&who);
@@ -128,22 +146,22 @@ int BPF_KPROBE(bio_write_enter, __u64 bio, __u64 data, int length)
 	struct tls_stream *t;
 
 	if (!call || call->wrote || length < PREFIX_BYTES)
-		return 0;
+		return;
 	key.ssl = call->ssl;
 	t = stream_of(&key);
 	if (!t || t->sk || t->refused)
-		return 0;
+		return;
 	if (bpf_probe_read_user(prefix.bytes, RECORD_HEAD_BYTES, (void *)data))
-		return 0;
+		return;
 	if (!is_tls_record((union head *)prefix.bytes))
-		return 0;
+		return;
 	if (bpf_probe_read_user(prefix.bytes, PREFIX_BYTES, (void *)data)) {
 		count(LOST_USER_FAULTS, 1);
-		return 0;
+		return;
 	}
 	count(COUNT_BYTES_READ, PREFIX_BYTES);
 	if (!is_unique(prefix.bytes))
-		return 0;
+		return;
 	call->wrote = 1;
 	p = &t->prefixes[t->written & (MAX_PREFIXES - 1)];
 	if (t->written >= MAX_PREFIXES)
@@ -152,24 +170,41 @@ int BPF_KPROBE(bio_write_enter, __u64 bio, __u64 data, int length)
 	/* Past the first round the count only says which is the oldest. */
 	t->written = t->written < 2 * MAX_PREFIXES - 1 ? t->written + 1 : MAX_PREFIXES;
 	if (!bpf_map_update_elem(&prefixes, &prefix, &key, BPF_NOEXIST))
-		return 0;
+		return;
 	owner = bpf_map_lookup_elem(&prefixes, &prefix);
 	if (!owner)
 		count(LOST_PREFIXES_FULL, 1);
 	else if (owner->ssl != key.ssl)
 		owner->ssl = 0; /* two wrote the same: it names nobody */
+	return;
+}
+
+SEC("uprobe/bio_write")
+int BPF_KPROBE(bio_write_enter, __u64 bio, __u64 data, int length)
+{
+	hold_cpu();
+	on_bio_write(data, length);
+	release_cpu();
 	return 0;
 }
 
-SEC("uprobe/ssl_free")
-int BPF_KPROBE(ssl_free_enter, __u64 ssl)
+static __always_inline void on_free(__u64 ssl)
 {
 	struct tls_key key = {.ssl = ssl, .tgid = bpf_get_current_pid_tgid() >> 32};
 	struct tls_stream *t = bpf_map_lookup_elem(&tls_streams, &key);
 
 	if (!t)
-		return 0;
-	return end_stream(&key, t);
+		return;
+	end_stream(&key, t);
+}
+
+SEC("uprobe/ssl_free")
+int BPF_KPROBE(ssl_free_enter, __u64 ssl)
+{
+	hold_cpu();
+	on_free(ssl);
+	release_cpu();
+	return 0;
 }
 
 /* Does nothing: the floor of a probe's cost, for the benchmark. */
