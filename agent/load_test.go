@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -13,8 +14,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
 // pause is between two requests of one connection: the load lasts, and whoever reads it gets to stop in the middle.
@@ -63,18 +62,27 @@ func talk(protocol, address string, requests int) (port uint16, err error) {
 	conn := plain
 	version, secure := strings.CutSuffix(protocol, "s")
 	if secure {
-		alpn := map[string]string{"h1": "http/1.1", "h2": "h2"}[version]
-		conn = tls.Client(plain, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{alpn}})
+		conn = tls.Client(plain, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}})
 	}
 	if version == "h1" {
 		return port, turns(conn, requests)
 	}
-	client, err := (&http2.Transport{AllowHTTP: true}).NewClientConn(conn)
+	scheme, protocols := "http", new(http.Protocols)
+	if secure {
+		scheme = "https"
+	}
+	protocols.SetHTTP2(secure)
+	protocols.SetUnencryptedHTTP2(!secure)
+	transport := &http.Transport{
+		Protocols: protocols, TLSClientConfig: &tls.Config{InsecureSkipVerify: true},
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return plain, nil },
+	}
+	client, err := transport.NewClientConn(context.Background(), scheme, address)
 	if err != nil {
 		return port, err
 	}
 	defer client.Close()
-	return port, streams(client, requests)
+	return port, streams(client, scheme, requests)
 }
 
 // turns sends one request after the other.
@@ -93,14 +101,14 @@ func turns(conn net.Conn, requests int) error {
 }
 
 // streams keeps four requests open.
-func streams(client *http2.ClientConn, requests int) error {
+func streams(client *http.ClientConn, scheme string, requests int) error {
 	errs := make([]error, 4)
 	var group sync.WaitGroup
 	for worker := range 4 {
 		group.Go(func() {
 			for i := worker; i < requests && errs[worker] == nil; i += 4 {
 				time.Sleep(4 * pause)
-				req, err := http.NewRequest("GET", fmt.Sprintf("https://a.example/users/%d", i), nil)
+				req, err := http.NewRequest("GET", fmt.Sprintf("%s://a.example/users/%d", scheme, i), nil)
 				if err == nil {
 					err = body(client.RoundTrip(req))
 				}
