@@ -41,15 +41,20 @@ func (o oneShot) round(t *testing.T, prefix string, conns, requests int) (asks [
 	t.Helper()
 	for range conns {
 		o.m.fixed++
-		if o.pin {
-			pinPort(t, o.m.fixed, o.m.fixed)
-		}
-		for _, n := range o.call(t, o.m, prefix, o.m.fixed, requests) {
-			asks = append(asks, asked{o.m.fixed, n})
-		}
-		if o.pin {
-			pinPort(t, firstPort, lastPort)
-		}
+		asks = append(asks, o.one(t, prefix, requests)...)
+	}
+	return asks
+}
+
+// one leaves the ports as they were, also where the program fails.
+func (o oneShot) one(t *testing.T, prefix string, requests int) (asks []asked) {
+	t.Helper()
+	if o.pin {
+		pinPort(t, o.m.fixed, o.m.fixed)
+		defer pinPort(t, firstPort, lastPort)
+	}
+	for _, n := range o.call(t, o.m, prefix, o.m.fixed, requests) {
+		asks = append(asks, asked{o.m.fixed, n})
 	}
 	return asks
 }

@@ -12,7 +12,7 @@ import (
 // must keep its own socket: the client's calls and the upstream's are all seen from both ends, with their ports.
 func TestNestedHandshake(t *testing.T) {
 	needsRoot(t)
-	m := newMatrix(t)
+	m := newMatrix(t, 24000)
 	m.port = 9300
 	for _, end := range []struct {
 		peer

@@ -27,7 +27,7 @@ var crowds = []struct {
 // one was seen from both ends, and then one call over each of 50 connections.
 func TestWrongPeer(t *testing.T) {
 	needsRoot(t)
-	m := newMatrix(t)
+	m := newMatrix(t, 26000)
 	servers, clients := matrixServers(t), matrixClients(t)
 	for _, crowd := range crowds {
 		conns := 1000

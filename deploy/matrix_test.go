@@ -81,9 +81,10 @@ type matrix struct {
 	fixed   int // the latest client port that the test chose
 }
 
-func newMatrix(t *testing.T) *matrix {
+// newMatrix chooses client ports from first on: each test its own, for the kernel keeps a port for a minute after its end.
+func newMatrix(t *testing.T, first int) *matrix {
 	t.Helper()
-	m := &matrix{dir: openDir(t), port: 9100, fixed: 20000}
+	m := &matrix{dir: openDir(t), port: 9100, fixed: first}
 	writeCertificate(t, m.dir)
 	cert, err := os.ReadFile(filepath.Join(m.dir, "cert.pem"))
 	must(t, err)
@@ -114,7 +115,7 @@ func TestMatrix(t *testing.T) {
 	for _, p := range missing {
 		t.Run(p.name, func(t *testing.T) { t.Skip(p.lacks) })
 	}
-	m := newMatrix(t)
+	m := newMatrix(t, 20000)
 	began := time.Now()
 	for len(rows) > 0 {
 		first := rows[0]

@@ -20,7 +20,7 @@ func TestSightCoverageOfRuntimes(t *testing.T) {
 	}
 	var ends []*end
 	wire := countPackets(t)
-	m := newMatrix(t)
+	m := newMatrix(t, 28000)
 	m.port = 9500
 	servers, clients := matrixServers(t), matrixClients(t)
 	var talks []func()

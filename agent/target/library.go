@@ -67,7 +67,7 @@ func Libraries() []Library {
 	}, {
 		// 3.x: the calls have the shape of SSL_read, SSL_write and SSL_do_handshake, with a session in place of the SSL.
 		Name:  "GnuTLS",
-		Files: []string{"libgnutls.so*", "libgnutls-*.so*"},
+		Files: []string{"libgnutls.so*"},
 		WellKnown: []string{
 			"/usr/lib/*-linux-gnu/libgnutls.so.*", "/lib/*-linux-gnu/libgnutls.so.*",
 			"/usr/lib64/libgnutls.so.*", "/usr/lib/libgnutls.so.*", "/lib/libgnutls.so.*",

@@ -112,7 +112,7 @@ func (s *sight) residue(decoded string, grown bool) string {
 	if len(s.unprobed) > 0 {
 		ways = append(ways, "through "+strings.Join(s.unprobed, ", ")+", which the program imports and no probe watches")
 	} else {
-		ways = append(ways, "through a function of the library that is not probed (a BIO, as openssl s_server -www uses)")
+		ways = append(ways, "through a function of the library that is not probed")
 	}
 	ways = append(ways, "in handshakes that came to nothing", "on connections that could not be matched to it", "or for others, as a proxy passes TLS on")
 	return decoded + "; these bytes passed " + strings.Join(ways, ", ")

@@ -80,7 +80,8 @@ func uncovered(h *v1.Health) int {
 func attached(h *v1.Health) int {
 	n := 0
 	for _, p := range h.GetProbes() {
-		if p.GetState() == "attached" {
+		// A draining one still is: its last user has gone, and the next may come.
+		if p.GetState() == "attached" || p.GetState() == "draining" {
 			n++
 		}
 	}
