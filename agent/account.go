@@ -65,7 +65,7 @@ func (a *account) measure() []bpf.Coverage {
 	rows := make([]coverage.Row, len(list))
 	for i, c := range list {
 		rows[i] = coverage.Row{
-			Process: coverage.Process{TGID: c.TGID, Start: c.Start}, Cgroup: c.Cgroup,
+			Process: coverage.Process{TGID: c.TGID, Start: c.Start}, Cgroup: c.Cgroup, Comm: clean(c.Comm),
 			TLS: c.TLSBytes, Decoded: c.DecodedBytes, Unbound: c.UnboundBytes, QUIC: c.QUICBytes, KTLS: c.KTLS, Ended: c.Ended,
 		}
 	}

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Which TLS stream uses which socket. Nothing is asked of the library and nothing is guessed:
+ * Which TLS stream uses which socket. Nothing is asked of the library:
  *   nested    the thread, or the goroutine, moves TLS records through the socket inside the library's call
  *   prefix    the socket sends the very bytes that the library wrote into memory during a call
- * What is neither stays unbound.
+ *   lengths   agree three times in a row (votes.h)
+ * What is none of these stays unbound.
  */
 #ifndef SPILE_BIND_H
 #define SPILE_BIND_H

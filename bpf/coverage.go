@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // Coverage is what one process moved in TLS since it was first seen, and how much of that was decoded. Bytes are
@@ -14,6 +15,7 @@ type Coverage struct {
 	TGID         uint32
 	Start        time.Duration // of the process, since boot
 	Cgroup       uint64        // cgroup v2 id
+	Comm         string        // the kernel's name of it, which a program chooses
 	TLSBytes     uint64        // of TLS records
 	DecodedBytes uint64        // of those, on connections whose plain bytes are read
 	UnboundBytes uint64        // plain bytes of TLS streams whose socket is unknown
@@ -39,7 +41,7 @@ func (o *Objects) Coverage() ([]Coverage, error) {
 			ended = append(ended, id)
 		}
 		list = append(list, Coverage{
-			TGID: id.Tgid, Start: time.Duration(id.Start), Cgroup: c.Cgroup, TLSBytes: c.Tls, DecodedBytes: c.Decoded,
+			TGID: id.Tgid, Start: time.Duration(id.Start), Cgroup: c.Cgroup, Comm: unix.ByteSliceToString(c.Comm[:]), TLSBytes: c.Tls, DecodedBytes: c.Decoded,
 			UnboundBytes: c.Unbound, QUICBytes: c.Quic, KTLS: c.Ktls != 0, Ended: c.Ended != 0,
 		})
 	}

@@ -22,6 +22,7 @@ struct coverage {
 	__u8 ktls;     /* the kernel encrypts for it */
 	__u8 ended;    /* no process has this entry any more */
 	__u8 pad[6];
+	__u8 comm[16]; /* of the process when it was first seen: it may be gone before anybody looks */
 };
 
 struct {
@@ -43,10 +44,12 @@ static __noinline __attribute__((unused)) struct coverage *coverage_at(struct pr
 	/* Where it fails, another processor may have been faster. */
 	bpf_map_update_elem(&coverages, id, &no_coverage, BPF_NOEXIST);
 	c = bpf_map_lookup_elem(&coverages, id);
-	if (c)
-		c->cgroup = cgroup;
-	else
+	if (!c) {
 		count(LOST_COVERAGE_FULL, 1);
+		return NULL;
+	}
+	c->cgroup = cgroup;
+	bpf_get_current_comm(c->comm, sizeof(c->comm));
 	return c;
 }
 

@@ -140,6 +140,7 @@ type procCoverage struct {
 	Ktls    uint8
 	Ended   uint8
 	Pad     [6]uint8
+	Comm    [16]uint8
 }
 
 type procEvent struct {

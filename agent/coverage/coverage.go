@@ -40,6 +40,7 @@ type Process struct {
 type Row struct {
 	Process
 	Cgroup  uint64 // cgroup v2 id
+	Comm    string // the kernel's name of it, for where nobody looked while it ran
 	TLS     uint64 // bytes
 	Decoded uint64 // of TLS
 	Unbound uint64 // plain bytes
@@ -72,6 +73,7 @@ func (f figures) undecoded() uint64 { return f.tls - min(f.tls, f.decoded) }
 type entry struct {
 	Process
 	cgroup    uint64
+	comm      string
 	kernel    bool    // the kernel has or had rows of it
 	ktls      bool    // the kernel encrypts for it
 	before    figures // of rows that the kernel had forgotten and begun again
@@ -126,6 +128,7 @@ func (t *Table) merge(r *Row) {
 		t.callers--
 	}
 	e.kernel, e.cgroup, e.ktls, e.listed = true, r.Cgroup, e.ktls || r.KTLS, t.now
+	e.comm = r.Comm
 	now := figures{r.TLS, min(r.Decoded, r.TLS), r.Unbound, r.QUIC}
 	old := e.row
 	if now.tls < old.tls || now.unbound < old.unbound || now.quic < old.quic {

@@ -271,3 +271,19 @@ func BenchmarkToldAndShare(b *testing.B) {
 		table.Share(id(1))
 	}
 }
+
+// A process that ended before anybody looked has the kernel's name; one that was looked at has its file's.
+func TestNamesOfTheKernel(t *testing.T) {
+	table := New()
+	brief, known := row(1, 100, 100), row(2, 100, 100)
+	brief.Comm, brief.Ended, known.Comm = "postgres", true, "worker"
+	table.Update(time.Second, []Row{brief, known})
+	table.Describe(id(2), Facts{Name: "nginx"})
+	names := map[uint32]string{}
+	for _, r := range table.Rows(9) {
+		names[r.GetPid()] = r.GetProcess()
+	}
+	if names[1] != "postgres" || names[2] != "nginx" {
+		t.Errorf("%v", names)
+	}
+}

@@ -30,7 +30,7 @@ func (t *Table) Rows(n int) []*v1.Coverage {
 	for i, e := range list {
 		f := e.bytes()
 		rows[i] = &v1.Coverage{
-			Pid: e.TGID, Process: e.facts.Name, Reason: e.why(), TlsBytes: f.tls, DecodedBytes: f.decoded,
+			Pid: e.TGID, Process: cmp.Or(e.facts.Name, e.comm), Reason: e.why(), TlsBytes: f.tls, DecodedBytes: f.decoded,
 			UnboundBytes: f.unbound, QuicBytes: f.quic, Calls: e.calls, LostCalls: e.lost,
 			Container: e.facts.Container, PodUid: e.facts.PodUID,
 		}
