@@ -135,12 +135,34 @@ func (l Library) symbols() []string {
 	return names
 }
 
+// Class says how the kernel executes the instruction under a probe, which decides what a hit costs.
+type Class string
+
+const (
+	Emulated   Class = "emulated"    // by the kernel itself: push, nop, jmp, jcc, call
+	SingleStep Class = "single_step" // out of line, with a debug trap: 5 to 6 times as dear
+	Unknown    Class = "unknown"
+)
+
+// Place is where in a file a probe may go, other than at the entry of a function that has a name.
+type Place struct {
+	Name   string // for a person: "call target of SSL_read_ex"
+	Offset uint64 // in the file
+	Class  Class
+	Enter  string // BPF program: the arguments may differ from those of the named function
+	Exit   string
+}
+
 // Site is one place in a file where probes go.
 type Site struct {
 	Symbol string
 	Offset uint64 // in the file
+	Class  Class  // of the instruction at Offset
 	Enter  string
 	Exit   string
+	// Inner is a cheaper place that every call of the function passes, as its code says; nil where there is none. It is
+	// taken once live calls have shown there what Offset showed.
+	Inner *Place
 	// Returns are the offsets of its return instructions. Where there are some, Exit goes there like an entry: a return
 	// probe replaces the return address on the stack, and Go's runtime, which moves stacks, does not survive that.
 	Returns []uint64

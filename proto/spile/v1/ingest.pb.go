@@ -11,6 +11,7 @@ package spilev1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -527,7 +528,13 @@ type Health struct {
 	// Bounded; the totals are counts of stage "coverage".
 	Coverage []*Coverage `protobuf:"bytes,8,rep,name=coverage,proto3" json:"coverage,omitempty"`
 	// What is watched, as given by --target.
-	Targets       []string `protobuf:"bytes,9,rep,name=targets,proto3" json:"targets,omitempty"`
+	Targets []string `protobuf:"bytes,9,rep,name=targets,proto3" json:"targets,omitempty"`
+	// What the agent costs, and what it does about that.
+	Governor *Governor `protobuf:"bytes,10,opt,name=governor,proto3" json:"governor,omitempty"`
+	// What was tried before anything was attached, and what came of it.
+	Gates []*Gate `protobuf:"bytes,11,rep,name=gates,proto3" json:"gates,omitempty"`
+	// Losses of single cgroups: those that lost most. Exact; their sums are counts of stage "kernel".
+	CgroupLosses  []*CgroupLoss `protobuf:"bytes,12,rep,name=cgroup_losses,json=cgroupLosses,proto3" json:"cgroup_losses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -625,6 +632,278 @@ func (x *Health) GetTargets() []string {
 	return nil
 }
 
+func (x *Health) GetGovernor() *Governor {
+	if x != nil {
+		return x.Governor
+	}
+	return nil
+}
+
+func (x *Health) GetGates() []*Gate {
+	if x != nil {
+		return x.Gates
+	}
+	return nil
+}
+
+func (x *Health) GetCgroupLosses() []*CgroupLoss {
+	if x != nil {
+		return x.CgroupLosses
+	}
+	return nil
+}
+
+// Governor is the agent's account of its own cost.
+type Governor struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "full", "no_bodies", "no_responses", "sampled", "detached": each includes those before it.
+	Stage string                 `protobuf:"bytes,1,opt,name=stage,proto3" json:"stage,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	// Cores that the agent's own threads use, over the last ten seconds.
+	AgentCores float64 `protobuf:"fixed64,3,opt,name=agent_cores,json=agentCores,proto3" json:"agent_cores,omitempty"`
+	// Cores that probes cost the watched programs: hits x measured cost of a hit. An estimate.
+	ProbeCores float64 `protobuf:"fixed64,4,opt,name=probe_cores,json=probeCores,proto3" json:"probe_cores,omitempty"`
+	// What both may be; 0 = no limit.
+	AgentBudgetCores float64 `protobuf:"fixed64,5,opt,name=agent_budget_cores,json=agentBudgetCores,proto3" json:"agent_budget_cores,omitempty"`
+	ProbeBudgetCores float64 `protobuf:"fixed64,6,opt,name=probe_budget_cores,json=probeBudgetCores,proto3" json:"probe_budget_cores,omitempty"`
+	// Which cgroup is degraded, by path; empty = all.
+	Cgroup string `protobuf:"bytes,7,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
+	// Why it is not "full", for a person.
+	Reason        string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Governor) Reset() {
+	*x = Governor{}
+	mi := &file_spile_v1_ingest_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Governor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Governor) ProtoMessage() {}
+
+func (x *Governor) ProtoReflect() protoreflect.Message {
+	mi := &file_spile_v1_ingest_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Governor.ProtoReflect.Descriptor instead.
+func (*Governor) Descriptor() ([]byte, []int) {
+	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Governor) GetStage() string {
+	if x != nil {
+		return x.Stage
+	}
+	return ""
+}
+
+func (x *Governor) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Governor) GetAgentCores() float64 {
+	if x != nil {
+		return x.AgentCores
+	}
+	return 0
+}
+
+func (x *Governor) GetProbeCores() float64 {
+	if x != nil {
+		return x.ProbeCores
+	}
+	return 0
+}
+
+func (x *Governor) GetAgentBudgetCores() float64 {
+	if x != nil {
+		return x.AgentBudgetCores
+	}
+	return 0
+}
+
+func (x *Governor) GetProbeBudgetCores() float64 {
+	if x != nil {
+		return x.ProbeBudgetCores
+	}
+	return 0
+}
+
+func (x *Governor) GetCgroup() string {
+	if x != nil {
+		return x.Cgroup
+	}
+	return ""
+}
+
+func (x *Governor) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// Gate is one test of the host at the agent's start.
+type Gate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "uretprobe_seccomp", "preempt".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// "passed", "refused", "unknown".
+	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	// What was seen and what follows from it, for a person.
+	Detail        string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Gate) Reset() {
+	*x = Gate{}
+	mi := &file_spile_v1_ingest_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Gate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Gate) ProtoMessage() {}
+
+func (x *Gate) ProtoReflect() protoreflect.Message {
+	mi := &file_spile_v1_ingest_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Gate.ProtoReflect.Descriptor instead.
+func (*Gate) Descriptor() ([]byte, []int) {
+	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Gate) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Gate) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *Gate) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// CgroupLoss is what one cgroup lost in the kernel.
+type CgroupLoss struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By path, or "cgroup <id>" once it is gone.
+	Cgroup string `protobuf:"bytes,1,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
+	// "ring_full", "budget", "pressure", "sampled".
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Reads and writes, bytes that they moved, heads of messages in them.
+	Calls         uint64 `protobuf:"varint,3,opt,name=calls,proto3" json:"calls,omitempty"`
+	Bytes         uint64 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Heads         uint64 `protobuf:"varint,5,opt,name=heads,proto3" json:"heads,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CgroupLoss) Reset() {
+	*x = CgroupLoss{}
+	mi := &file_spile_v1_ingest_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CgroupLoss) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CgroupLoss) ProtoMessage() {}
+
+func (x *CgroupLoss) ProtoReflect() protoreflect.Message {
+	mi := &file_spile_v1_ingest_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CgroupLoss.ProtoReflect.Descriptor instead.
+func (*CgroupLoss) Descriptor() ([]byte, []int) {
+	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *CgroupLoss) GetCgroup() string {
+	if x != nil {
+		return x.Cgroup
+	}
+	return ""
+}
+
+func (x *CgroupLoss) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *CgroupLoss) GetCalls() uint64 {
+	if x != nil {
+		return x.Calls
+	}
+	return 0
+}
+
+func (x *CgroupLoss) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *CgroupLoss) GetHeads() uint64 {
+	if x != nil {
+		return x.Heads
+	}
+	return 0
+}
+
 // Count is one counter. At every stage: seen = handed on + sum of lost reasons.
 type Count struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -640,7 +919,7 @@ type Count struct {
 
 func (x *Count) Reset() {
 	*x = Count{}
-	mi := &file_spile_v1_ingest_proto_msgTypes[7]
+	mi := &file_spile_v1_ingest_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -652,7 +931,7 @@ func (x *Count) String() string {
 func (*Count) ProtoMessage() {}
 
 func (x *Count) ProtoReflect() protoreflect.Message {
-	mi := &file_spile_v1_ingest_proto_msgTypes[7]
+	mi := &file_spile_v1_ingest_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -665,7 +944,7 @@ func (x *Count) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Count.ProtoReflect.Descriptor instead.
 func (*Count) Descriptor() ([]byte, []int) {
-	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{7}
+	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Count) GetStage() string {
@@ -705,14 +984,19 @@ type Probe struct {
 	// Why it failed and what to do, for a person.
 	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Why an attached file is only looked at now and then for writes, for a person; empty where a lease makes writers wait.
-	Unleased      string `protobuf:"bytes,6,opt,name=unleased,proto3" json:"unleased,omitempty"`
+	Unleased string `protobuf:"bytes,6,opt,name=unleased,proto3" json:"unleased,omitempty"`
+	// Where its probes lie and how the kernel executes the instruction there: "SSL_read: call target of SSL_read_ex, emulated".
+	Sites []string `protobuf:"bytes,7,rep,name=sites,proto3" json:"sites,omitempty"`
+	// Times that a probe of the file was hit, and what that cost the programs: an estimate, from the measured cost of a hit.
+	Hits          uint64               `protobuf:"varint,8,opt,name=hits,proto3" json:"hits,omitempty"`
+	Cost          *durationpb.Duration `protobuf:"bytes,9,opt,name=cost,proto3" json:"cost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Probe) Reset() {
 	*x = Probe{}
-	mi := &file_spile_v1_ingest_proto_msgTypes[8]
+	mi := &file_spile_v1_ingest_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +1008,7 @@ func (x *Probe) String() string {
 func (*Probe) ProtoMessage() {}
 
 func (x *Probe) ProtoReflect() protoreflect.Message {
-	mi := &file_spile_v1_ingest_proto_msgTypes[8]
+	mi := &file_spile_v1_ingest_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +1021,7 @@ func (x *Probe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probe.ProtoReflect.Descriptor instead.
 func (*Probe) Descriptor() ([]byte, []int) {
-	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{8}
+	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Probe) GetLibrary() string {
@@ -782,6 +1066,27 @@ func (x *Probe) GetUnleased() string {
 	return ""
 }
 
+func (x *Probe) GetSites() []string {
+	if x != nil {
+		return x.Sites
+	}
+	return nil
+}
+
+func (x *Probe) GetHits() uint64 {
+	if x != nil {
+		return x.Hits
+	}
+	return 0
+}
+
+func (x *Probe) GetCost() *durationpb.Duration {
+	if x != nil {
+		return x.Cost
+	}
+	return nil
+}
+
 // Coverage is what one process moved in TLS, and how much of it was decoded.
 type Coverage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -811,7 +1116,7 @@ type Coverage struct {
 
 func (x *Coverage) Reset() {
 	*x = Coverage{}
-	mi := &file_spile_v1_ingest_proto_msgTypes[9]
+	mi := &file_spile_v1_ingest_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +1128,7 @@ func (x *Coverage) String() string {
 func (*Coverage) ProtoMessage() {}
 
 func (x *Coverage) ProtoReflect() protoreflect.Message {
-	mi := &file_spile_v1_ingest_proto_msgTypes[9]
+	mi := &file_spile_v1_ingest_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +1141,7 @@ func (x *Coverage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Coverage.ProtoReflect.Descriptor instead.
 func (*Coverage) Descriptor() ([]byte, []int) {
-	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{9}
+	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Coverage) GetPid() uint32 {
@@ -981,7 +1286,7 @@ type Columns struct {
 
 func (x *Columns) Reset() {
 	*x = Columns{}
-	mi := &file_spile_v1_ingest_proto_msgTypes[10]
+	mi := &file_spile_v1_ingest_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -993,7 +1298,7 @@ func (x *Columns) String() string {
 func (*Columns) ProtoMessage() {}
 
 func (x *Columns) ProtoReflect() protoreflect.Message {
-	mi := &file_spile_v1_ingest_proto_msgTypes[10]
+	mi := &file_spile_v1_ingest_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1006,7 +1311,7 @@ func (x *Columns) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Columns.ProtoReflect.Descriptor instead.
 func (*Columns) Descriptor() ([]byte, []int) {
-	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{10}
+	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Columns) GetVersion() uint32 {
@@ -1335,7 +1640,7 @@ var File_spile_v1_ingest_proto protoreflect.FileDescriptor
 
 const file_spile_v1_ingest_proto_rawDesc = "" +
 	"\n" +
-	"\x15spile/v1/ingest.proto\x12\bspile.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x01\n" +
+	"\x15spile/v1/ingest.proto\x12\bspile.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x01\n" +
 	"\x0ePublishRequest\x12'\n" +
 	"\x05hello\x18\x01 \x01(\v2\x0f.spile.v1.HelloH\x00R\x05hello\x12'\n" +
 	"\x05batch\x18\x02 \x01(\v2\x0f.spile.v1.BatchH\x00R\x05batch\x12*\n" +
@@ -1367,7 +1672,7 @@ const file_spile_v1_ingest_proto_rawDesc = "" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x1a\n" +
 	"\brejected\x18\x03 \x01(\rR\brejected\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12!\n" +
-	"\fcredit_bytes\x18\x05 \x01(\x04R\vcreditBytes\"\x89\x03\n" +
+	"\fcredit_bytes\x18\x05 \x01(\x04R\vcreditBytes\"\x9a\x04\n" +
 	"\x06Health\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
@@ -1377,23 +1682,52 @@ const file_spile_v1_ingest_proto_rawDesc = "" +
 	"\x06counts\x18\x06 \x03(\v2\x0f.spile.v1.CountR\x06counts\x12'\n" +
 	"\x06probes\x18\a \x03(\v2\x0f.spile.v1.ProbeR\x06probes\x12.\n" +
 	"\bcoverage\x18\b \x03(\v2\x12.spile.v1.CoverageR\bcoverage\x12\x18\n" +
-	"\atargets\x18\t \x03(\tR\atargets\x1a8\n" +
+	"\atargets\x18\t \x03(\tR\atargets\x12.\n" +
+	"\bgovernor\x18\n" +
+	" \x01(\v2\x12.spile.v1.GovernorR\bgovernor\x12$\n" +
+	"\x05gates\x18\v \x03(\v2\x0e.spile.v1.GateR\x05gates\x129\n" +
+	"\rcgroup_losses\x18\f \x03(\v2\x14.spile.v1.CgroupLossR\fcgroupLosses\x1a8\n" +
 	"\n" +
 	"RungsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"[\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa0\x02\n" +
+	"\bGovernor\x12\x14\n" +
+	"\x05stage\x18\x01 \x01(\tR\x05stage\x120\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1f\n" +
+	"\vagent_cores\x18\x03 \x01(\x01R\n" +
+	"agentCores\x12\x1f\n" +
+	"\vprobe_cores\x18\x04 \x01(\x01R\n" +
+	"probeCores\x12,\n" +
+	"\x12agent_budget_cores\x18\x05 \x01(\x01R\x10agentBudgetCores\x12,\n" +
+	"\x12probe_budget_cores\x18\x06 \x01(\x01R\x10probeBudgetCores\x12\x16\n" +
+	"\x06cgroup\x18\a \x01(\tR\x06cgroup\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\"H\n" +
+	"\x04Gate\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\"~\n" +
+	"\n" +
+	"CgroupLoss\x12\x16\n" +
+	"\x06cgroup\x18\x01 \x01(\tR\x06cgroup\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05calls\x18\x03 \x01(\x04R\x05calls\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x12\x14\n" +
+	"\x05heads\x18\x05 \x01(\x04R\x05heads\"[\n" +
 	"\x05Count\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x03 \x01(\x04R\x05value\x12\x12\n" +
-	"\x04lost\x18\x04 \x01(\bR\x04lost\"\x9a\x01\n" +
+	"\x04lost\x18\x04 \x01(\bR\x04lost\"\xf3\x01\n" +
 	"\x05Probe\x12\x18\n" +
 	"\alibrary\x18\x01 \x01(\tR\alibrary\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x19\n" +
 	"\bbuild_id\x18\x03 \x01(\tR\abuildId\x12\x14\n" +
 	"\x05state\x18\x04 \x01(\tR\x05state\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x1a\n" +
-	"\bunleased\x18\x06 \x01(\tR\bunleased\"\xc0\x02\n" +
+	"\bunleased\x18\x06 \x01(\tR\bunleased\x12\x14\n" +
+	"\x05sites\x18\a \x03(\tR\x05sites\x12\x12\n" +
+	"\x04hits\x18\b \x01(\x04R\x04hits\x12-\n" +
+	"\x04cost\x18\t \x01(\v2\x19.google.protobuf.DurationR\x04cost\"\xc0\x02\n" +
 	"\bCoverage\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x18\n" +
 	"\aprocess\x18\x02 \x01(\tR\aprocess\x12\x16\n" +
@@ -1477,7 +1811,7 @@ func file_spile_v1_ingest_proto_rawDescGZIP() []byte {
 	return file_spile_v1_ingest_proto_rawDescData
 }
 
-var file_spile_v1_ingest_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_spile_v1_ingest_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_spile_v1_ingest_proto_goTypes = []any{
 	(*PublishRequest)(nil),        // 0: spile.v1.PublishRequest
 	(*PublishResponse)(nil),       // 1: spile.v1.PublishResponse
@@ -1486,12 +1820,16 @@ var file_spile_v1_ingest_proto_goTypes = []any{
 	(*Batch)(nil),                 // 4: spile.v1.Batch
 	(*Receipt)(nil),               // 5: spile.v1.Receipt
 	(*Health)(nil),                // 6: spile.v1.Health
-	(*Count)(nil),                 // 7: spile.v1.Count
-	(*Probe)(nil),                 // 8: spile.v1.Probe
-	(*Coverage)(nil),              // 9: spile.v1.Coverage
-	(*Columns)(nil),               // 10: spile.v1.Columns
-	nil,                           // 11: spile.v1.Health.RungsEntry
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*Governor)(nil),              // 7: spile.v1.Governor
+	(*Gate)(nil),                  // 8: spile.v1.Gate
+	(*CgroupLoss)(nil),            // 9: spile.v1.CgroupLoss
+	(*Count)(nil),                 // 10: spile.v1.Count
+	(*Probe)(nil),                 // 11: spile.v1.Probe
+	(*Coverage)(nil),              // 12: spile.v1.Coverage
+	(*Columns)(nil),               // 13: spile.v1.Columns
+	nil,                           // 14: spile.v1.Health.RungsEntry
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 16: google.protobuf.Duration
 }
 var file_spile_v1_ingest_proto_depIdxs = []int32{
 	2,  // 0: spile.v1.PublishRequest.hello:type_name -> spile.v1.Hello
@@ -1499,19 +1837,24 @@ var file_spile_v1_ingest_proto_depIdxs = []int32{
 	6,  // 2: spile.v1.PublishRequest.health:type_name -> spile.v1.Health
 	3,  // 3: spile.v1.PublishResponse.welcome:type_name -> spile.v1.Welcome
 	5,  // 4: spile.v1.PublishResponse.receipt:type_name -> spile.v1.Receipt
-	12, // 5: spile.v1.Batch.sealed:type_name -> google.protobuf.Timestamp
-	12, // 6: spile.v1.Health.time:type_name -> google.protobuf.Timestamp
-	11, // 7: spile.v1.Health.rungs:type_name -> spile.v1.Health.RungsEntry
-	7,  // 8: spile.v1.Health.counts:type_name -> spile.v1.Count
-	8,  // 9: spile.v1.Health.probes:type_name -> spile.v1.Probe
-	9,  // 10: spile.v1.Health.coverage:type_name -> spile.v1.Coverage
-	0,  // 11: spile.v1.Ingest.Publish:input_type -> spile.v1.PublishRequest
-	1,  // 12: spile.v1.Ingest.Publish:output_type -> spile.v1.PublishResponse
-	12, // [12:13] is the sub-list for method output_type
-	11, // [11:12] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	15, // 5: spile.v1.Batch.sealed:type_name -> google.protobuf.Timestamp
+	15, // 6: spile.v1.Health.time:type_name -> google.protobuf.Timestamp
+	14, // 7: spile.v1.Health.rungs:type_name -> spile.v1.Health.RungsEntry
+	10, // 8: spile.v1.Health.counts:type_name -> spile.v1.Count
+	11, // 9: spile.v1.Health.probes:type_name -> spile.v1.Probe
+	12, // 10: spile.v1.Health.coverage:type_name -> spile.v1.Coverage
+	7,  // 11: spile.v1.Health.governor:type_name -> spile.v1.Governor
+	8,  // 12: spile.v1.Health.gates:type_name -> spile.v1.Gate
+	9,  // 13: spile.v1.Health.cgroup_losses:type_name -> spile.v1.CgroupLoss
+	15, // 14: spile.v1.Governor.since:type_name -> google.protobuf.Timestamp
+	16, // 15: spile.v1.Probe.cost:type_name -> google.protobuf.Duration
+	0,  // 16: spile.v1.Ingest.Publish:input_type -> spile.v1.PublishRequest
+	1,  // 17: spile.v1.Ingest.Publish:output_type -> spile.v1.PublishResponse
+	17, // [17:18] is the sub-list for method output_type
+	16, // [16:17] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_spile_v1_ingest_proto_init() }
@@ -1534,7 +1877,7 @@ func file_spile_v1_ingest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spile_v1_ingest_proto_rawDesc), len(file_spile_v1_ingest_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
