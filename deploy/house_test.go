@@ -29,6 +29,8 @@ var mayImport = map[string][]string{
 	"agent":                 {"agent/...", "bpf", "proto/...", "golang.org/x/sys/unix", "go.yaml.in/yaml/v3", "google.golang.org/protobuf/..."},
 	"agent/chunk":           {},
 	"agent/doctor":          {"bpf", "github.com/cilium/ebpf/...", "golang.org/x/sys/unix"},
+	"agent/guard":           {},
+	"agent/gate":            {"bpf", "github.com/cilium/ebpf/...", "golang.org/x/sys/unix"},
 	"agent/source":          {"bpf", "agent/chunk", "golang.org/x/sys/unix"},
 	"agent/target":          {"bpf", "golang.org/x/arch/x86/x86asm", "golang.org/x/sys/unix"},
 	"agent/probe":           {"bpf", "agent/target", "github.com/cilium/ebpf/...", "golang.org/x/sys/unix"},
@@ -65,7 +67,7 @@ var mayImport = map[string][]string{
 }
 
 // pure rooms do no I/O, read no clock, log nothing and start no goroutine, nor does any room below them.
-var pure = []string{"agent/chunk", "agent/parse", "agent/flow", "agent/call", "agent/join", "agent/coverage", "agent/mask",
+var pure = []string{"agent/chunk", "agent/parse", "agent/flow", "agent/call", "agent/join", "agent/coverage", "agent/guard", "agent/mask",
 	"collector/route", "collector/spec", "collector/detect", "proto"}
 
 // impure is what a pure room must not import. net/netip and io are fine.

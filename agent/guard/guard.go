@@ -1,0 +1,244 @@
+// Package guard decides whether a program that crashed did so because it was probed.
+//
+// It hears of every crash in the host, of probed programs and others, and answers each with a Verdict. The kernel gives
+// the facts (bpf.Crash); who detaches and remembers is agent/probe; guard only judges. It does no I/O, and time is what
+// the crashes say.
+//
+//	the instruction pointer is in the kernel's page for probed instructions, or     ─▶ Blamed: denied for good
+//	an instruction became illegal at our site, or seccomp killed the system call
+//	of a probe, or a breakpoint was hit inside a probed call
+//	a bad address right behind our site                                             ─▶ Tried, after one crash
+//	a fatal fault anywhere else inside a probed call                                ─▶ Suspected; three in ten minutes: Tried
+//	anything else: in no call, by abort(), by another process's kill()              ─▶ Own
+//
+// What is only suspected is found out by experiment, since a program may well have a bug inside a call of TLS:
+//
+//	           3 suspected crashes in 10 min,             10 min without a crash
+//	           and not as many elsewhere                  (Tick)
+//	(watched) ────────────────────────────────▶ on trial ──────────────────────────▶ convicted: denied for good
+//	    ▲                                          │
+//	    │ 1 h                                      │ it crashes without probes as well
+//	    └───────────── acquitted ◀─────────────────┘
+//
+// On trial the files are detached and denied, so whatever is true the harm ends with the crash that led to it. An
+// acquitted program is probed again and is not suspected for an hour; what is blamed at once is blamed then too. A
+// program that has crashed without probes within the last hour is not suspected at all.
+//
+// What is not seen: a program that is not run during its trial does not crash either and is convicted; a person can lift
+// that (spile-agent allow). Memory is bounded: of maxBuilds programs that crashed, the one that was quiet longest is
+// forgotten, trials last; Counts says how many.
+package guard
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Build is one executable file. A new version is a new inode.
+type Build struct{ Dev, Ino uint64 }
+
+// Crash is the end of a process by a fault, or shortly after one.
+type Crash struct {
+	Time    time.Duration // since boot
+	Build   Build
+	Signal  int
+	Code    int // si_code: who sent it
+	Syscall int // the number, for SIGSYS
+
+	InCall       bool // the thread was inside a probed call
+	AtSite       bool // at or right behind the probed instruction of that call
+	InUprobeArea bool // in the page where the kernel puts probed instructions and the return trampoline
+	Probed       bool // something that the process maps was probed
+}
+
+// Outcome is what a crash leads to.
+type Outcome uint8
+
+const (
+	Own       Outcome = iota // not ours: nothing is done
+	Suspected                // perhaps ours: nothing is done yet
+	Blamed                   // ours: deny what was probed, for good
+	Tried                    // deny what was probed until Tick convicts or a later crash acquits
+	Acquitted                // not ours after all: allow again what the trial had denied
+)
+
+func (o Outcome) String() string {
+	return [...]string{"own", "suspected", "blamed", "tried", "acquitted"}[o]
+}
+
+// Verdict is the answer to one crash.
+type Verdict struct {
+	Outcome Outcome
+	Why     string // for a person
+}
+
+// Numbers of signals and si_codes, the same on all architectures of Linux that the agent runs on (signal(7), sigaction(2)).
+const (
+	sigILL  = 4
+	sigTRAP = 5
+	sigBUS  = 7
+	sigSEGV = 11
+	sigSYS  = 31
+
+	byUser    = 0  // SI_USER: kill(2)
+	byQueue   = -1 // SI_QUEUE: sigqueue(3)
+	byThread  = -6 // SI_TKILL: tgkill(2), which raise(3) and abort(3) use on their own thread
+	bySeccomp = 1  // SYS_SECCOMP, of SIGSYS
+)
+
+const (
+	suspicion = 3                // suspected crashes of one build, within window, that lead to a trial
+	window    = 10 * time.Minute //
+	trial     = 10 * time.Minute // how long a build must not crash without probes to be convicted
+	amnesty   = time.Hour        // how long an acquitted build is not suspected
+	memory    = time.Hour        // how long a crash without probes speaks for a build
+	// detaching: processes that were inside a call when the probes went may still crash of them.
+	detaching = 3 * time.Second
+	maxBuilds = 1024
+)
+
+// Counts are what became of crashes.
+type Counts struct {
+	Blamed, Suspected, Own uint64 // crashes
+	Trials, Acquitted      uint64
+	Forgotten              uint64 // builds, to stay within bounds
+}
+
+// Guard remembers who crashed how. One goroutine uses it.
+type Guard struct {
+	probeSyscalls []int
+	builds        map[Build]*record
+	counts        Counts
+}
+
+// record is what is known of one build.
+type record struct {
+	suspected, own history
+	seen           time.Duration
+	bare           time.Duration // the last crash without probes; 0 = none
+	tried          time.Duration // when the trial began; 0 = not on trial
+	needs, without int           // crashes without probes that acquit, and those there were
+	amnesty        time.Duration // until then not suspected
+}
+
+// history is the times of the last crashes of a kind.
+type history [suspicion]time.Duration
+
+func (h *history) add(at time.Duration) { copy(h[1:], h[:]); h[0] = at }
+
+// full reports whether as many crashes as suspicion takes fell within the window before now.
+func (h *history) full(now time.Duration) bool {
+	oldest := h[len(h)-1]
+	return oldest != 0 && now-oldest <= window
+}
+
+// New makes a guard. probeSyscalls are the system calls that the kernel itself makes a probed program do: on x86-64 335
+// (uretprobe, Linux 6.11) and 336 (uprobe, 6.18); elsewhere there are none.
+func New(probeSyscalls ...int) *Guard {
+	return &Guard{probeSyscalls: probeSyscalls, builds: map[Build]*record{}}
+}
+
+// Counts returns the totals.
+func (g *Guard) Counts() Counts { return g.counts }
+
+// Crash judges one crash.
+func (g *Guard) Crash(c Crash) Verdict {
+	b := g.record(c)
+	strength, why := g.evidence(c)
+	if strength == certain {
+		g.counts.Blamed++
+		b.tried = 0 // nothing is left to find out
+		return Verdict{Blamed, why}
+	}
+	fault := isFault(c.Signal) && !sent(c)
+	if b.tried != 0 {
+		return g.onTrial(b, c, fault)
+	}
+	if fault && !c.Probed && !c.InCall {
+		b.bare = c.Time
+	}
+	if strength == none {
+		g.counts.Own++
+		b.own.add(c.Time)
+		return Verdict{Own, why}
+	}
+	g.counts.Suspected++
+	b.suspected.add(c.Time)
+	switch {
+	case b.amnesty > c.Time:
+		return Verdict{Suspected, why + "; but it crashed without probes too when that was tried"}
+	case b.bare != 0 && c.Time-b.bare <= memory:
+		return Verdict{Suspected, why + "; but it crashed without probes too"}
+	case strength == strong:
+		b.begin(c.Time, 1)
+		return Verdict{Tried, why}
+	case b.suspected.full(c.Time) && b.own.full(c.Time):
+		return Verdict{Suspected, why + "; but it crashes as often elsewhere"}
+	case b.suspected.full(c.Time):
+		b.begin(c.Time, suspicion)
+		return Verdict{Tried, fmt.Sprintf("%s, %d times within %s", why, suspicion, c.Time-b.suspected[suspicion-1])}
+	}
+	return Verdict{Suspected, why}
+}
+
+// begin puts a build on trial after so many crashes. Half as many without probes acquit it.
+func (b *record) begin(now time.Duration, crashes int) {
+	b.tried, b.needs, b.without = now, (crashes+1)/2, 0
+	b.suspected = history{}
+}
+
+// onTrial judges a crash of a build whose probes were taken away.
+func (g *Guard) onTrial(b *record, c Crash, fault bool) Verdict {
+	g.counts.Own++
+	if !fault || c.Probed || c.InCall || c.Time-b.tried < detaching {
+		return Verdict{Own, "it says nothing about the trial"}
+	}
+	if b.without++; b.without < b.needs {
+		return Verdict{Own, "it crashed without probes"}
+	}
+	g.counts.Acquitted++
+	b.tried, b.bare, b.amnesty = 0, c.Time, c.Time+amnesty
+	return Verdict{Acquitted, "it crashes without probes as well"}
+}
+
+// Tick lets time pass and returns the builds that were on trial and are convicted now.
+func (g *Guard) Tick(now time.Duration) []Build {
+	var convicted []Build
+	for name, b := range g.builds {
+		if b.tried != 0 && now-b.tried >= trial {
+			b.tried = 0
+			convicted = append(convicted, name)
+		}
+	}
+	slices.SortFunc(convicted, func(a, b Build) int { return cmp.Or(cmp.Compare(a.Dev, b.Dev), cmp.Compare(a.Ino, b.Ino)) })
+	return convicted
+}
+
+// record finds or makes what is known of a crash's build.
+func (g *Guard) record(c Crash) *record {
+	b := g.builds[c.Build]
+	if b == nil {
+		g.makeRoom()
+		b = &record{}
+		g.builds[c.Build] = b
+	}
+	b.seen = c.Time
+	return b
+}
+
+func (g *Guard) makeRoom() {
+	if len(g.builds) < maxBuilds {
+		return
+	}
+	var oldest Build
+	var quiet *record
+	for name, b := range g.builds {
+		if quiet == nil || (b.tried == 0) != (quiet.tried == 0) && b.tried == 0 || (b.tried == 0) == (quiet.tried == 0) && b.seen < quiet.seen {
+			oldest, quiet = name, b
+		}
+	}
+	delete(g.builds, oldest)
+	g.counts.Forgotten++
+}

@@ -1,0 +1,259 @@
+package guard
+
+import (
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+)
+
+const (
+	sigABRT = 6
+	sigFPE  = 8
+	fault   = 0x80 // SI_KERNEL
+	mapped  = 1    // SEGV_MAPERR
+)
+
+func x86() *Guard { return New(335, 336) }
+
+func TestOneCrash(t *testing.T) {
+	for name, c := range map[string]struct {
+		crash Crash
+		want  Outcome
+		says  string
+	}{
+		"segv in the uprobe page":         {Crash{Signal: sigSEGV, Code: mapped, InUprobeArea: true, Probed: true}, Blamed, "probed instructions"},
+		"ill in the uprobe page":          {Crash{Signal: sigILL, Code: 1, InUprobeArea: true, InCall: true, Probed: true}, Blamed, "SIGILL"},
+		"bus in the uprobe page":          {Crash{Signal: sigBUS, Code: 1, InUprobeArea: true}, Blamed, "SIGBUS"},
+		"ill at our site":                 {Crash{Signal: sigILL, Code: 2, AtSite: true, InCall: true, Probed: true}, Blamed, "at the probed"},
+		"trap at our site":                {Crash{Signal: sigTRAP, Code: fault, AtSite: true, InCall: true, Probed: true}, Blamed, "at the probed"},
+		"seccomp kills uretprobe":         {Crash{Signal: sigSYS, Code: bySeccomp, Syscall: 335, InCall: true, Probed: true}, Blamed, "335"},
+		"seccomp kills uprobe":            {Crash{Signal: sigSYS, Code: bySeccomp, Syscall: 336, Probed: true}, Blamed, "336"},
+		"seccomp kills something else":    {Crash{Signal: sigSYS, Code: bySeccomp, Syscall: 41, InCall: true, Probed: true}, Own, "SIGSYS"},
+		"somebody sends sys":              {Crash{Signal: sigSYS, Code: byUser, Syscall: 335, Probed: true}, Own, "sent"},
+		"it finds our breakpoint":         {Crash{Signal: sigTRAP, Code: byThread, InCall: true, Probed: true}, Blamed, "found one"},
+		"trap in the middle of a call":    {Crash{Signal: sigTRAP, Code: fault, InCall: true, Probed: true}, Blamed, "SIGTRAP inside"},
+		"its own breakpoint, elsewhere":   {Crash{Signal: sigTRAP, Code: fault, Probed: true}, Own, "outside"},
+		"somebody sends trap in a call":   {Crash{Signal: sigTRAP, Code: byUser, InCall: true, Probed: true}, Own, "sent"},
+		"bad address behind our site":     {Crash{Signal: sigSEGV, Code: mapped, AtSite: true, InCall: true, Probed: true}, Tried, "right behind"},
+		"bad address in a call":           {Crash{Signal: sigSEGV, Code: mapped, InCall: true, Probed: true}, Suspected, "inside"},
+		"a handler re-raises in a call":   {Crash{Signal: sigSEGV, Code: byThread, AtSite: true, InCall: true, Probed: true}, Suspected, "inside"},
+		"bus in a call":                   {Crash{Signal: sigBUS, Code: 2, InCall: true, Probed: true}, Suspected, "SIGBUS"},
+		"bad address in no call":          {Crash{Signal: sigSEGV, Code: mapped, Probed: true}, Own, "outside"},
+		"not probed at all":               {Crash{Signal: sigSEGV, Code: mapped}, Own, "outside"},
+		"kill -SEGV":                      {Crash{Signal: sigSEGV, Code: byUser, InCall: true, Probed: true}, Own, "sent"},
+		"kill -SEGV at our site":          {Crash{Signal: sigSEGV, Code: byUser, InCall: true, AtSite: true, Probed: true}, Own, "sent"},
+		"sigqueue in the uprobe page":     {Crash{Signal: sigSEGV, Code: byQueue, InUprobeArea: true, Probed: true}, Own, "sent"},
+		"abort in a call":                 {Crash{Signal: sigABRT, Code: byThread, InCall: true, Probed: true}, Own, "SIGABRT"},
+		"division by zero in a call":      {Crash{Signal: sigFPE, Code: 1, InCall: true, Probed: true}, Own, "SIGFPE"},
+		"a signal that nobody knows here": {Crash{Signal: 40, Code: fault, InCall: true, AtSite: true}, Own, "signal 40"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.crash.Time = time.Second
+			got := x86().Crash(c.crash)
+			if got.Outcome != c.want || !strings.Contains(got.Why, c.says) {
+				t.Errorf("got %v: %s; want %v saying %q", got.Outcome, got.Why, c.want, c.says)
+			}
+		})
+	}
+}
+
+// Where the kernel has no system calls for probes, their numbers mean nothing.
+func TestSyscallsOfProbesAreOfOneArchitecture(t *testing.T) {
+	if got := New().Crash(Crash{Time: 1, Signal: sigSYS, Code: bySeccomp, Syscall: 335, Probed: true}); got.Outcome != Own {
+		t.Errorf("got %+v", got)
+	}
+}
+
+var (
+	inCall = Crash{Signal: sigSEGV, Code: mapped, InCall: true, Probed: true}
+	beside = Crash{Signal: sigSEGV, Code: mapped, Probed: true}
+	bare   = Crash{Signal: sigSEGV, Code: mapped}
+)
+
+// play judges crashes at their seconds and returns the outcomes.
+func play(g *Guard, crashes ...any) (outcomes []Outcome) {
+	for i := 0; i < len(crashes); i += 2 {
+		c := crashes[i+1].(Crash)
+		c.Time = time.Duration(crashes[i].(int)) * time.Second
+		c.Build = Build{1, 2}
+		outcomes = append(outcomes, g.Crash(c).Outcome)
+	}
+	return outcomes
+}
+
+func last(outcomes []Outcome) Outcome { return outcomes[len(outcomes)-1] }
+
+func TestThreeSuspectedCrashesLeadToATrial(t *testing.T) {
+	for name, c := range map[string]struct {
+		crashes []any
+		want    Outcome
+	}{
+		"two":                    {[]any{10, inCall, 20, inCall}, Suspected},
+		"three":                  {[]any{10, inCall, 20, inCall, 30, inCall}, Tried},
+		"three, too far apart":   {[]any{10, inCall, 300, inCall, 611, inCall}, Suspected},
+		"three of the last four": {[]any{10, inCall, 300, inCall, 611, inCall, 620, inCall}, Tried},
+		"as many elsewhere":      {[]any{10, inCall, 11, beside, 20, inCall, 21, beside, 29, beside, 30, inCall}, Suspected},
+		"fewer elsewhere":        {[]any{10, inCall, 11, beside, 20, inCall, 21, beside, 30, inCall}, Tried},
+		"once without probes":    {[]any{5, bare, 10, inCall, 20, inCall, 30, inCall}, Suspected},
+		"long ago without":       {[]any{5, bare, 3610, inCall, 3620, inCall, 3630, inCall}, Tried},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := last(play(x86(), c.crashes...)); got != c.want {
+				t.Errorf("got %v, want %v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestTrialConvicts(t *testing.T) {
+	g := x86()
+	play(g, 10, inCall, 20, inCall, 30, inCall)
+	// What was in flight when the probes went, and what others send, says nothing.
+	if got := play(g, 31, inCall, 31, bare, 100, Crash{Signal: sigSEGV, Code: byUser}, 200, bare); last(got) != Own {
+		t.Errorf("on trial: %v", got)
+	}
+	if got := g.Tick(629 * time.Second); got != nil {
+		t.Errorf("convicted early: %v", got)
+	}
+	if got := g.Tick(630 * time.Second); len(got) != 1 || got[0] != (Build{1, 2}) {
+		t.Errorf("not convicted: %v", got)
+	}
+	if got := g.Tick(631 * time.Second); got != nil {
+		t.Errorf("convicted twice: %v", got)
+	}
+}
+
+func TestTrialAcquits(t *testing.T) {
+	g := x86()
+	play(g, 10, inCall, 20, inCall, 30, inCall)
+	if got := play(g, 100, bare, 200, bare); last(got) != Acquitted {
+		t.Fatalf("got %v", got)
+	}
+	if got := g.Tick(time.Hour); got != nil {
+		t.Errorf("convicted after it was acquitted: %v", got)
+	}
+	if got := last(play(g, 300, inCall, 310, inCall, 320, inCall)); got != Suspected {
+		t.Errorf("within the hour: %v", got)
+	}
+	trap := Crash{Signal: sigTRAP, Code: fault, InCall: true, Probed: true}
+	if got := last(play(g, 400, trap)); got != Blamed {
+		t.Errorf("what is certain, within the hour: %v", got)
+	}
+	if got := last(play(g, 4000, inCall, 4010, inCall, 4020, inCall)); got != Tried {
+		t.Errorf("after the hour: %v", got)
+	}
+	if got := g.Counts(); got.Acquitted != 1 || got.Blamed != 1 {
+		t.Errorf("counts %+v", got)
+	}
+}
+
+// One crash that leads to a trial takes one crash to acquit.
+func TestStrongTrialAcquits(t *testing.T) {
+	g := x86()
+	behind := inCall
+	behind.AtSite = true
+	if got := play(g, 10, behind, 60, bare); got[0] != Tried || got[1] != Acquitted {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestMemoryIsBounded(t *testing.T) {
+	g := x86()
+	tried := inCall
+	tried.AtSite, tried.Build, tried.Time = true, Build{9, 9}, 1
+	if got := g.Crash(tried); got.Outcome != Tried {
+		t.Fatal(got)
+	}
+	for i := range 5 * maxBuilds {
+		c := beside
+		c.Time, c.Build = time.Duration(i+2), Build{1, uint64(i)}
+		g.Crash(c)
+	}
+	if len(g.builds) != maxBuilds || g.Counts().Forgotten != 4*maxBuilds+1 {
+		t.Errorf("%d builds, counts %+v", len(g.builds), g.Counts())
+	}
+	if g.builds[Build{9, 9}] == nil {
+		t.Error("the one on trial was forgotten")
+	}
+}
+
+// Whatever happens in whatever order: nothing is done to a program without a fault in or at a probe, every crash is counted
+// once, and a program that crashes on without probes is never convicted.
+func TestAnyOrder(t *testing.T) {
+	signals := []int{sigILL, sigTRAP, sigABRT, sigBUS, sigFPE, sigSEGV, sigSYS, 9}
+	codes := []int{byUser, byQueue, byThread, mapped, 2, fault}
+	for seed := range uint64(200) {
+		r := rand.New(rand.NewPCG(seed, 4))
+		g := x86()
+		guilty := seed%2 == 0
+		now, crashes := time.Duration(1), uint64(0)
+		onTrial := map[Build]bool{}
+		convicted := 0
+		for range 2000 {
+			now += time.Duration(r.Int64N(int64(40 * time.Second)))
+			for _, b := range g.Tick(now) {
+				if !onTrial[b] {
+					t.Fatalf("seed %d: %v was convicted without a trial", seed, b)
+				}
+				convicted++
+				delete(onTrial, b)
+			}
+			b := Build{1, r.Uint64N(4)}
+			c := Crash{
+				Time: now, Build: b, Signal: signals[r.IntN(len(signals))], Code: codes[r.IntN(len(codes))],
+				Syscall: 330 + r.IntN(10), Probed: !onTrial[b],
+			}
+			if c.Probed && (guilty || r.IntN(2) == 0) {
+				c.InCall = r.IntN(2) == 0
+				c.AtSite = c.InCall && r.IntN(3) == 0
+				c.InUprobeArea = r.IntN(10) == 0
+			}
+			if onTrial[b] && guilty {
+				continue // without probes it does not crash
+			}
+			crashes++
+			v := g.Crash(c)
+			near := c.InCall || c.AtSite || c.InUprobeArea || c.Signal == sigSYS && (c.Syscall == 335 || c.Syscall == 336)
+			acts := v.Outcome == Blamed || v.Outcome == Tried
+			if acts && (!near || sent(c) || c.Signal == sigABRT || c.Signal == sigFPE || c.Signal == 9) {
+				t.Fatalf("seed %d: %v for %+v", seed, v, c)
+			}
+			if v.Why == "" {
+				t.Fatalf("seed %d: no reason for %v", seed, v.Outcome)
+			}
+			switch v.Outcome {
+			case Tried:
+				onTrial[b] = true
+			case Acquitted, Blamed:
+				if v.Outcome == Acquitted && !onTrial[b] {
+					t.Fatalf("seed %d: acquitted without a trial", seed)
+				}
+				delete(onTrial, b)
+			}
+		}
+		if n := g.Counts(); n.Blamed+n.Suspected+n.Own != crashes {
+			t.Fatalf("seed %d: %d crashes, counts %+v", seed, crashes, n)
+		}
+		if !guilty && g.Counts().Acquitted == 0 && convicted > 0 {
+			t.Errorf("seed %d: %d convicted, none acquitted, though all crash on", seed, convicted)
+		}
+	}
+}
+
+func FuzzCrash(f *testing.F) {
+	f.Add(int64(1), 11, 1, 335, uint8(3))
+	f.Fuzz(func(t *testing.T, at int64, signal, code, nr int, bits uint8) {
+		g := x86()
+		for i := range 8 {
+			v := g.Crash(Crash{
+				Time: time.Duration(at) + time.Duration(i), Signal: signal, Code: code, Syscall: nr,
+				InCall: bits&1 != 0, AtSite: bits&2 != 0, InUprobeArea: bits&4 != 0, Probed: bits&8 != 0,
+			})
+			if sent(Crash{Code: code}) && v.Outcome != Own {
+				t.Fatalf("a signal that was sent is %v", v)
+			}
+		}
+		g.Tick(time.Duration(at))
+	})
+}
