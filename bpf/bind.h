@@ -9,37 +9,6 @@
 #ifndef SPILE_BIND_H
 #define SPILE_BIND_H
 
-#define PID_MAX (1 << 22) /* PID_MAX_LIMIT of include/linux/threads.h */
-
-/* The goroutine that entered the kernel, if the thread runs Go: else whatever the register holds, which no call knows. */
-static __always_inline __u64 goroutine(struct pt_regs *regs)
-{
-#if defined(__TARGET_ARCH_x86)
-	return regs ? BPF_CORE_READ(regs, r14) : 0;
-#else
-	return regs ? BPF_CORE_READ(regs, user_regs.regs[28]) : 0;
-#endif
-}
-
-/* The innermost TLS call that this thread or goroutine is in; who says which of the two. */
-static __always_inline struct tls_call *current_call(struct pt_regs *regs, struct caller *who)
-{
-	struct tls_call *call;
-	__u64 thread;
-
-	*who = this_thread();
-	call = innermost(who);
-	if (call)
-		return call;
-	thread = who->id;
-	who->id = goroutine(regs);
-	/* In a program without Go the register holds anything, the id of another thread included. */
-	call = who->id < PID_MAX ? NULL : innermost(who);
-	if (!call)
-		who->id = thread;
-	return call;
-}
-
 /* Ends a TLS stream in the middle of its process's life. */
 static __noinline int end_stream(struct tls_key *key, struct tls_stream *t)
 {

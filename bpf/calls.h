@@ -28,9 +28,11 @@ struct tls_call {
 	__u32 kind; /* enum call_kind */
 	__u32 sent; /* ciphertext bytes that a write moved into a socket */
 	__u64 left; /* CALL_GO_WRITE: sent bytes after which it is over */
+	__u64 ip;   /* of the probe */
+	__u32 slot; /* of the probe */
 	__u8 wrote; /* a record went into memory during the call */
 	__u8 moves; /* buf is a distance from the end of the goroutine's stack */
-	__u8 pad[6];
+	__u8 pad[2];
 };
 
 #define MAX_CALLS 3 /* TLS in TLS (an HTTPS proxy) needs 2 */
@@ -92,8 +94,58 @@ static __always_inline struct tls_call *innermost(const struct caller *who)
 	return call_at(calls, calls->depth - 1);
 }
 
-/* Remembers a call; returns where its length and time are to be kept, or NULL where there is no room. */
-static __always_inline struct tls_call *enter(const struct caller *who, __u64 sp, __u64 kind, __u64 ssl, __u64 buf, __u64 done)
+#define PID_MAX (1 << 22) /* PID_MAX_LIMIT of include/linux/threads.h */
+
+/* The goroutine that entered the kernel, if the thread runs Go: else whatever the register holds, which no call knows. */
+static __always_inline __u64 goroutine(struct pt_regs *regs)
+{
+#if defined(__TARGET_ARCH_x86)
+	return regs ? BPF_CORE_READ(regs, r14) : 0;
+#else
+	return regs ? BPF_CORE_READ(regs, user_regs.regs[28]) : 0;
+#endif
+}
+
+/* The innermost TLS call that this thread or goroutine is in; who says which of the two. */
+static __always_inline struct tls_call *current_call(struct pt_regs *regs, struct caller *who)
+{
+	struct tls_call *call;
+	__u64 thread;
+
+	*who = this_thread();
+	call = innermost(who);
+	if (call)
+		return call;
+	thread = who->id;
+	who->id = goroutine(regs);
+	/* In a program without Go the register holds anything, the id of another thread included. */
+	call = who->id < PID_MAX ? NULL : innermost(who);
+	if (!call)
+		who->id = thread;
+	return call;
+}
+
+/* A call as its probe shows it. */
+struct entry {
+	__u64 ssl;
+	__u64 buf;
+	__u64 done;
+	__u64 sp;
+	__u64 ip;
+	__u32 slot;
+	__u32 kind;
+};
+
+static __always_inline bool is_same(const struct tls_call *call, const struct entry *e)
+{
+	return call->ssl == e->ssl && call->buf == e->buf && call->kind == e->kind;
+}
+
+/*
+ * Remembers a call; returns where its length and time are to be kept, or NULL where there is no room. A probe inside a
+ * function that has one too (agent/probe goes from one place to another) takes the call over: it is seen once.
+ */
+static __always_inline struct tls_call *enter(const struct caller *who, const struct entry *e)
 {
 	struct tls_calls *calls = bpf_map_lookup_elem(&tls_calls, who);
 	__u64 depth;
@@ -109,7 +161,7 @@ static __always_inline struct tls_call *enter(const struct caller *who, __u64 sp
 	}
 	depth = calls->depth;
 	for (int i = MAX_CALLS; i > 0; i--)
-		if (depth == i && calls->at[i - 1].sp <= sp)
+		if (depth == i && (calls->at[i - 1].sp <= e->sp || is_same(&calls->at[i - 1], e)))
 			depth = i - 1;
 	calls->depth = depth + 1;
 	if (depth >= MAX_CALLS) {
@@ -118,13 +170,15 @@ static __always_inline struct tls_call *enter(const struct caller *who, __u64 sp
 	}
 	struct tls_call *call = call_at(calls, depth);
 
-	call->ssl = ssl;
-	call->buf = buf;
-	call->done = done;
+	call->ssl = e->ssl;
+	call->buf = e->buf;
+	call->done = e->done;
 	call->moves = 0;
 	call->time = bpf_ktime_get_boot_ns();
-	call->sp = sp;
-	call->kind = kind;
+	call->sp = e->sp;
+	call->ip = e->ip;
+	call->slot = e->slot;
+	call->kind = e->kind;
 	call->sent = 0;
 	call->left = 0;
 	call->wrote = 0;

@@ -11,6 +11,14 @@ enum event_kind {
 	EVENT_CLOSE = 2, /* a stream ended; offsets and heads are final; control ring */
 	EVENT_EXEC = 3,  /* a process replaced its image; control ring */
 	EVENT_EXIT = 4,  /* a process ended; control ring */
+	EVENT_CRASH = 5, /* a process ends by a signal, or after one; its fields are in crash.h; control ring */
+};
+
+enum crash_flags {
+	CRASH_IN_CALL = 1, /* the thread was in a call that a probe had seen begin */
+	CRASH_AT_SITE = 2, /* at the instruction that the probe lies on */
+	CRASH_IN_AREA = 4, /* in the page that the kernel runs probed instructions in */
+	CRASH_BY_SELF = 8, /* the process sent the signal to itself */
 };
 
 enum event_layer {
@@ -30,6 +38,7 @@ enum event_flags {
 	FLAG_UNSEEN = 8,    /* bytes passed by a way that shows no buffer (sendfile, splice, io_uring) */
 	FLAG_HEAD = 16,     /* the kernel took the first bytes for the head of an HTTP message, or the preface of HTTP/2 */
 	FLAG_UNBOUND = 32,  /* no socket is known: peer = unknown */
+	FLAG_SHED = 64,     /* a response that the policy does not let be read */
 };
 
 /* The fixed part of every event; `captured` bytes follow. */

@@ -18,6 +18,7 @@
 #include "stream.h"
 #include "preempt.h"
 #include "calls.h"
+#include "probe.h"
 #include "coverage.h"
 #include "budget.h"
 #include "ring.h"
@@ -42,16 +43,19 @@ static __always_inline bool depth_of(struct pt_regs *ctx, const struct caller *w
 	return true;
 }
 
-static __always_inline bool find_caller(struct pt_regs *ctx, struct caller *who, __u64 *depth)
+/* Every program here runs this once, and so counts its hit. */
+static __always_inline bool find_caller(struct pt_regs *ctx, struct caller *who, struct entry *e)
 {
 	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
 
+	e->slot = hit(ctx);
+	e->ip = PT_REGS_IP(ctx);
 	if (!select_task((struct task_struct *)bpf_get_current_task(), tgid))
 		return false;
 	who->id = GO_G(ctx);
 	who->tgid = tgid;
 	who->pad = 0;
-	return depth_of(ctx, who, depth);
+	return depth_of(ctx, who, &e->sp);
 }
 
 /*
@@ -61,14 +65,15 @@ static __always_inline bool find_caller(struct pt_regs *ctx, struct caller *who,
  */
 static __always_inline void on_read(struct pt_regs *ctx)
 {
-	__u64 depth, hi, buf = GO_ARG2(ctx);
+	struct entry e = {.ssl = GO_ARG1(ctx), .buf = GO_ARG2(ctx), .kind = CALL_READ};
+	__u64 hi, buf = e.buf;
 	struct tls_call *call;
 	struct caller who;
 
-	if (!find_caller(ctx, &who, &depth))
+	if (!find_caller(ctx, &who, &e))
 		return;
-	hi = PT_REGS_SP(ctx) - depth;
-	call = enter(&who, depth, CALL_READ, GO_ARG1(ctx), buf, 0);
+	hi = PT_REGS_SP(ctx) - e.sp;
+	call = enter(&who, &e);
 	if (call && buf >= PT_REGS_SP(ctx) && buf < hi) {
 		call->buf = buf - hi;
 		call->moves = true;
@@ -88,11 +93,11 @@ int go_read_enter(struct pt_regs *ctx)
 static __always_inline void on_read_return(struct pt_regs *ctx)
 {
 	__s64 n = GO_ARG1(ctx);
+	struct entry e = {};
 	struct tls_call call;
 	struct caller who;
-	__u64 depth;
 
-	if (!find_caller(ctx, &who, &depth) || !leave(&who, depth, &call))
+	if (!find_caller(ctx, &who, &e) || !leave(&who, e.sp, &call))
 		return;
 	if (!innermost(&who))
 		bpf_map_delete_elem(&tls_calls, &who);
@@ -100,7 +105,7 @@ static __always_inline void on_read_return(struct pt_regs *ctx)
 	if (call.kind != CALL_READ || n <= 0 || n > 0x7fffffff)
 		return;
 	if (call.moves)
-		call.buf += PT_REGS_SP(ctx) - depth;
+		call.buf += PT_REGS_SP(ctx) - e.sp;
 	tls_io(&call, n, DIRECTION_INGRESS);
 }
 
@@ -120,13 +125,13 @@ int go_read_exit(struct pt_regs *ctx)
 static __always_inline void on_write(struct pt_regs *ctx)
 {
 	struct tls_call *kept, call = {.ssl = GO_ARG1(ctx), .buf = GO_ARG2(ctx), .kind = CALL_GO_WRITE};
+	struct entry e = {.ssl = call.ssl, .buf = call.buf, .kind = CALL_GO_WRITE};
 	__s64 n = GO_ARG3(ctx);
 	struct caller who;
-	__u64 depth;
 
-	if (n <= 0 || n > 0x7fffffff || !find_caller(ctx, &who, &depth))
+	if (n <= 0 || n > 0x7fffffff || !find_caller(ctx, &who, &e))
 		return;
-	kept = enter(&who, depth, CALL_GO_WRITE, call.ssl, call.buf, 0);
+	kept = enter(&who, &e);
 	if (kept)
 		kept->left = n;
 	call.time = bpf_ktime_get_boot_ns();
@@ -145,13 +150,13 @@ int go_write_enter(struct pt_regs *ctx)
 /* func (c *Conn) clientHandshake, serverHandshake: once per connection, so what an older one left there is over. */
 static __always_inline void on_handshake(struct pt_regs *ctx)
 {
-	struct tls_key key = {.ssl = GO_ARG1(ctx)};
+	struct entry e = {.ssl = GO_ARG1(ctx), .kind = CALL_HANDSHAKE};
+	struct tls_key key = {.ssl = e.ssl};
 	struct tls_stream *t;
 	struct tls_call *call;
 	struct caller who;
-	__u64 depth;
 
-	if (!find_caller(ctx, &who, &depth))
+	if (!find_caller(ctx, &who, &e))
 		return;
 	key.tgid = who.tgid;
 	t = bpf_map_lookup_elem(&tls_streams, &key);
@@ -164,8 +169,7 @@ static __always_inline void on_handshake(struct pt_regs *ctx)
 	t = stream_of(&key);
 	if (t)
 		t->handshake = 1;
-	enter(&who, depth, CALL_HANDSHAKE, key.ssl, 0, 0);
-	return;
+	enter(&who, &e);
 }
 
 SEC("uprobe/go_handshake")
@@ -179,13 +183,12 @@ int go_handshake_enter(struct pt_regs *ctx)
 
 static __always_inline void on_handshake_return(struct pt_regs *ctx)
 {
+	struct entry e = {};
 	struct tls_call call;
 	struct caller who;
-	__u64 depth;
 
-	if (find_caller(ctx, &who, &depth) && leave(&who, depth, &call) && !innermost(&who))
+	if (find_caller(ctx, &who, &e) && leave(&who, e.sp, &call) && !innermost(&who))
 		bpf_map_delete_elem(&tls_calls, &who);
-	return;
 }
 
 SEC("uprobe/go_handshake_exit")

@@ -26,12 +26,14 @@ const (
 	gotlsMapMutes             = "mutes"
 	gotlsMapPendings          = "pendings"
 	gotlsMapPrefixes          = "prefixes"
+	gotlsMapProbeHits         = "probe_hits"
 	gotlsMapSelectCgroup      = "select_cgroup"
 	gotlsMapSelectExe         = "select_exe"
 	gotlsMapSelectNetns       = "select_netns"
 	gotlsMapSelectPid         = "select_pid"
 	gotlsMapSelectPort        = "select_port"
 	gotlsMapSelectSelf        = "select_self"
+	gotlsMapSiteChecks        = "site_checks"
 	gotlsMapTlsCalls          = "tls_calls"
 	gotlsMapTlsStreams        = "tls_streams"
 	gotlsProgGoHandshakeEnter = "go_handshake_enter"
@@ -111,12 +113,14 @@ type gotlsMapSpecs struct {
 	Mutes        *ebpf.MapSpec `ebpf:"mutes"`
 	Pendings     *ebpf.MapSpec `ebpf:"pendings"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
+	ProbeHits    *ebpf.MapSpec `ebpf:"probe_hits"`
 	SelectCgroup *ebpf.MapSpec `ebpf:"select_cgroup"`
 	SelectExe    *ebpf.MapSpec `ebpf:"select_exe"`
 	SelectNetns  *ebpf.MapSpec `ebpf:"select_netns"`
 	SelectPid    *ebpf.MapSpec `ebpf:"select_pid"`
 	SelectPort   *ebpf.MapSpec `ebpf:"select_port"`
 	SelectSelf   *ebpf.MapSpec `ebpf:"select_self"`
+	SiteChecks   *ebpf.MapSpec `ebpf:"site_checks"`
 	TlsCalls     *ebpf.MapSpec `ebpf:"tls_calls"`
 	TlsStreams   *ebpf.MapSpec `ebpf:"tls_streams"`
 }
@@ -164,12 +168,14 @@ type gotlsMaps struct {
 	Mutes        *ebpf.Map `ebpf:"mutes"`
 	Pendings     *ebpf.Map `ebpf:"pendings"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
+	ProbeHits    *ebpf.Map `ebpf:"probe_hits"`
 	SelectCgroup *ebpf.Map `ebpf:"select_cgroup"`
 	SelectExe    *ebpf.Map `ebpf:"select_exe"`
 	SelectNetns  *ebpf.Map `ebpf:"select_netns"`
 	SelectPid    *ebpf.Map `ebpf:"select_pid"`
 	SelectPort   *ebpf.Map `ebpf:"select_port"`
 	SelectSelf   *ebpf.Map `ebpf:"select_self"`
+	SiteChecks   *ebpf.Map `ebpf:"site_checks"`
 	TlsCalls     *ebpf.Map `ebpf:"tls_calls"`
 	TlsStreams   *ebpf.Map `ebpf:"tls_streams"`
 }
@@ -186,12 +192,14 @@ func (m *gotlsMaps) Close() error {
 		m.Mutes,
 		m.Pendings,
 		m.Prefixes,
+		m.ProbeHits,
 		m.SelectCgroup,
 		m.SelectExe,
 		m.SelectNetns,
 		m.SelectPid,
 		m.SelectPort,
 		m.SelectSelf,
+		m.SiteChecks,
 		m.TlsCalls,
 		m.TlsStreams,
 	)

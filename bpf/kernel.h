@@ -37,7 +37,7 @@ enum {
 enum { BPF_ANY = 0, BPF_NOEXIST = 1 };
 enum { BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2 };
 enum { BPF_RB_AVAIL_DATA = 0 };
-enum bpf_func_id { BPF_FUNC_task_pt_regs = 175 };
+enum bpf_func_id { BPF_FUNC_get_attach_cookie = 174, BPF_FUNC_task_pt_regs = 175 };
 
 enum { AF_INET = 2, AF_INET6 = 10, IPPROTO_TCP = 6, IPPROTO_UDP = 17, IPPROTO_MPTCP = 262 };
 enum { TCP_ESTABLISHED = 1, TCP_CLOSE = 7, TCP_CLOSE_WAIT = 8 };
@@ -155,8 +155,16 @@ struct fdtable {
 struct files_struct {
 	struct fdtable *fdt;
 };
+/* What uprobes keep of a process: the page where they run instructions out of line. */
+struct xol_area {
+	unsigned long vaddr;
+};
+struct uprobes_state {
+	struct xol_area *xol_area;
+};
 struct mm_struct {
 	struct file *exe_file;
+	struct uprobes_state uprobes_state;
 };
 struct nsproxy {
 	struct net *net_ns;
@@ -164,12 +172,37 @@ struct nsproxy {
 struct signal_struct {
 	atomic_t live;
 };
+struct pid_namespace;
+struct upid {
+	int nr;
+	struct pid_namespace *ns;
+};
+struct pid {
+	unsigned int level;
+	struct upid numbers[1];
+};
+union __sifields {
+	struct {
+		int _pid;
+	} _kill;
+	struct {
+		void *_call_addr;
+		int _syscall;
+	} _sigsys;
+};
+struct kernel_siginfo {
+	int si_signo;
+	int si_code;
+	union __sifields _sifields;
+};
 struct task_struct {
 	struct thread_info thread_info;
 	void *stack;
 	unsigned int flags;
 	int pid;
 	int tgid;
+	int exit_code;
+	struct pid *thread_pid;
 	__u64 start_boottime;
 	struct task_struct *group_leader;
 	struct task_struct *real_parent;

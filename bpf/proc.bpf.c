@@ -18,6 +18,9 @@
 #include "coverage.h"
 #include "budget.h"
 #include "ring.h"
+#include "userbuf.h"
+#include "probe.h"
+#include "crash.h"
 
 /* One line of the list of processes. */
 struct process {
@@ -33,6 +36,7 @@ struct process {
 /* Only for its type: bpf2go makes the Go twins from BTF. */
 const struct process *unused_process __attribute__((unused));
 const struct event *unused_event __attribute__((unused));
+const struct site_check *unused_site_check __attribute__((unused));
 
 static __always_inline int emit_process(struct task_struct *task, __u8 kind)
 {
@@ -105,6 +109,83 @@ static __always_inline void end_calls(struct task_struct *task, __u64 pid_tgid)
 	}
 }
 
+SEC("raw_tp/signal_deliver")
+int signal_deliver(struct bpf_raw_tracepoint_args *ctx)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+	struct kernel_siginfo *info = (struct kernel_siginfo *)ctx->args[1];
+	struct pt_regs *regs = user_regs(task);
+	__u32 tgid = bpf_get_current_pid_tgid() >> 32;
+	struct fault f = {.sig = ctx->args[0]};
+
+	if (!is_fatal(f.sig) || !regs)
+		return 0;
+	f.time = bpf_ktime_get_boot_ns();
+	f.exe = exe_of(task);
+#if defined(__TARGET_ARCH_x86)
+	f.ip = BPF_CORE_READ(regs, ip);
+#else
+	f.ip = BPF_CORE_READ(regs, user_regs.pc);
+#endif
+	f.code = BPF_CORE_READ(info, si_code);
+	if (f.sig == SIGSYS)
+		f.syscall = BPF_CORE_READ(info, _sifields._sigsys._syscall);
+	else if ((f.code == SI_USER || f.code == SI_TKILL) && BPF_CORE_READ(info, _sifields._kill._pid) == own_number(task))
+		f.flags |= CRASH_BY_SELF;
+	if (in_uprobe_area(task, f.ip))
+		f.flags |= CRASH_IN_AREA;
+	where(&f, regs);
+	bpf_map_update_elem(&faults, &tgid, &f, BPF_ANY);
+	return 0;
+}
+
+/* Seccomp may end a process without delivering its signal: then the status says which it was. */
+static __always_inline void emit_crash(struct task_struct *task, __u32 tgid)
+{
+	struct fault *last = bpf_map_lookup_elem(&faults, &tgid), f = {};
+	__u64 now = bpf_ktime_get_boot_ns();
+	int status = BPF_CORE_READ(task, exit_code);
+	struct event *e;
+
+	if (last) {
+		f = *last;
+		bpf_map_delete_elem(&faults, &tgid);
+	}
+	if (!status)
+		return;
+	if (!last || now - f.time > FAULT_LIFE_NS) {
+		__builtin_memset(&f, 0, sizeof(f));
+		f.sig = status & 0x7f;
+		f.time = now;
+		if (!is_fatal(f.sig))
+			return;
+		where(&f, user_regs(task));
+	}
+	e = bpf_ringbuf_reserve(&control_ring, sizeof(*e), 0);
+	if (!e) {
+		count(LOST_CONTROL_RING_FULL, 1);
+		return;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	e->time = now;
+	e->kind = EVENT_CRASH;
+	e->flags = f.flags;
+	e->stream = f.slot;
+	e->conn = f.ip;
+	e->conn_birth = f.time;
+	e->offset = f.exe.dev;
+	e->peer_offset = f.exe.ino;
+	e->seq = f.sig;
+	e->length = f.syscall;
+	e->heads = f.code;
+	e->peer_heads = status;
+	e->cgroup = bpf_get_current_cgroup_id();
+	e->start = BPF_CORE_READ(task, group_leader, start_boottime);
+	e->tgid = tgid;
+	bpf_get_current_comm(e->comm, sizeof(e->comm));
+	bpf_ringbuf_submit(e, BPF_RB_FORCE_WAKEUP);
+}
+
 SEC("raw_tp/sched_process_exit")
 int process_exit(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -114,8 +195,12 @@ int process_exit(struct bpf_raw_tracepoint_args *ctx)
 	struct process_id id = {.tgid = tgid};
 	struct coverage *covered;
 
+	bool last = BPF_CORE_READ(task, signal, live.counter) <= 0;
+
+	if (last)
+		emit_crash(task, tgid);
 	end_calls(task, pid_tgid);
-	if (BPF_CORE_READ(task, signal, live.counter) > 0) /* other threads live on */
+	if (!last) /* other threads live on */
 		return 0;
 	emit_process(task, EVENT_EXIT);
 	id.start = BPF_CORE_READ(task, group_leader, start_boottime);

@@ -172,6 +172,19 @@ type procEvent struct {
 	Comm       [16]uint8
 }
 
+type procFault struct {
+	_       structs.HostLayout
+	Exe     procFileId
+	Time    uint64
+	Ip      uint64
+	Slot    uint32
+	Sig     uint32
+	Code    int32
+	Syscall int32
+	Flags   uint8
+	Pad     [7]uint8
+}
+
 type procFileId struct {
 	_   structs.HostLayout
 	Dev uint64
@@ -219,6 +232,12 @@ type procProcessId struct {
 	Pad   uint32
 }
 
+type procSiteCheck struct {
+	_        structs.HostLayout
+	Agree    uint64
+	Disagree uint64
+}
+
 type procTlsCalls struct {
 	_     structs.HostLayout
 	Depth uint64
@@ -232,9 +251,11 @@ type procTlsCalls struct {
 		Kind  uint32
 		Sent  uint32
 		Left  uint64
+		Ip    uint64
+		Slot  uint32
 		Wrote uint8
 		Moves uint8
-		Pad   [6]uint8
+		Pad   [2]uint8
 	}
 }
 
@@ -297,37 +318,42 @@ type procTlsStream struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	procMapBudgets        = "budgets"
-	procMapConns          = "conns"
-	procMapControlRing    = "control_ring"
-	procMapCounts         = "counts"
-	procMapCoverages      = "coverages"
-	procMapDataRing       = "data_ring"
-	procMapMemoryIos      = "memory_ios"
-	procMapMutes          = "mutes"
-	procMapPendings       = "pendings"
-	procMapPrefixes       = "prefixes"
-	procMapSelectCgroup   = "select_cgroup"
-	procMapSelectExe      = "select_exe"
-	procMapSelectNetns    = "select_netns"
-	procMapSelectPid      = "select_pid"
-	procMapSelectPort     = "select_port"
-	procMapSelectSelf     = "select_self"
-	procMapTlsCalls       = "tls_calls"
-	procMapTlsStreams     = "tls_streams"
-	procProgListProcesses = "list_processes"
-	procProgProcessExec   = "process_exec"
-	procProgProcessExit   = "process_exit"
-	procProgProcessFork   = "process_fork"
-	procVarBudgetBytes    = "budget_bytes"
-	procVarCaptureBytes   = "capture_bytes"
-	procVarExcludeCgroups = "exclude_cgroups"
-	procVarExcludeKinds   = "exclude_kinds"
-	procVarIncludeCgroups = "include_cgroups"
-	procVarIncludeKinds   = "include_kinds"
-	procVarMessageBytes   = "message_bytes"
-	procVarUnusedEvent    = "unused_event"
-	procVarUnusedProcess  = "unused_process"
+	procMapBudgets         = "budgets"
+	procMapConns           = "conns"
+	procMapControlRing     = "control_ring"
+	procMapCounts          = "counts"
+	procMapCoverages       = "coverages"
+	procMapDataRing        = "data_ring"
+	procMapFaults          = "faults"
+	procMapMemoryIos       = "memory_ios"
+	procMapMutes           = "mutes"
+	procMapPendings        = "pendings"
+	procMapPrefixes        = "prefixes"
+	procMapProbeHits       = "probe_hits"
+	procMapSelectCgroup    = "select_cgroup"
+	procMapSelectExe       = "select_exe"
+	procMapSelectNetns     = "select_netns"
+	procMapSelectPid       = "select_pid"
+	procMapSelectPort      = "select_port"
+	procMapSelectSelf      = "select_self"
+	procMapSiteChecks      = "site_checks"
+	procMapTlsCalls        = "tls_calls"
+	procMapTlsStreams      = "tls_streams"
+	procProgListProcesses  = "list_processes"
+	procProgProcessExec    = "process_exec"
+	procProgProcessExit    = "process_exit"
+	procProgProcessFork    = "process_fork"
+	procProgSignalDeliver  = "signal_deliver"
+	procVarBudgetBytes     = "budget_bytes"
+	procVarCaptureBytes    = "capture_bytes"
+	procVarExcludeCgroups  = "exclude_cgroups"
+	procVarExcludeKinds    = "exclude_kinds"
+	procVarIncludeCgroups  = "include_cgroups"
+	procVarIncludeKinds    = "include_kinds"
+	procVarMessageBytes    = "message_bytes"
+	procVarUnusedEvent     = "unused_event"
+	procVarUnusedProcess   = "unused_process"
+	procVarUnusedSiteCheck = "unused_site_check"
 )
 
 // loadProc returns the embedded CollectionSpec for proc.
@@ -376,6 +402,7 @@ type procProgramSpecs struct {
 	ProcessExec   *ebpf.ProgramSpec `ebpf:"process_exec"`
 	ProcessExit   *ebpf.ProgramSpec `ebpf:"process_exit"`
 	ProcessFork   *ebpf.ProgramSpec `ebpf:"process_fork"`
+	SignalDeliver *ebpf.ProgramSpec `ebpf:"signal_deliver"`
 }
 
 // procMapSpecs contains maps before they are loaded into the kernel.
@@ -388,16 +415,19 @@ type procMapSpecs struct {
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
 	Coverages    *ebpf.MapSpec `ebpf:"coverages"`
 	DataRing     *ebpf.MapSpec `ebpf:"data_ring"`
+	Faults       *ebpf.MapSpec `ebpf:"faults"`
 	MemoryIos    *ebpf.MapSpec `ebpf:"memory_ios"`
 	Mutes        *ebpf.MapSpec `ebpf:"mutes"`
 	Pendings     *ebpf.MapSpec `ebpf:"pendings"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
+	ProbeHits    *ebpf.MapSpec `ebpf:"probe_hits"`
 	SelectCgroup *ebpf.MapSpec `ebpf:"select_cgroup"`
 	SelectExe    *ebpf.MapSpec `ebpf:"select_exe"`
 	SelectNetns  *ebpf.MapSpec `ebpf:"select_netns"`
 	SelectPid    *ebpf.MapSpec `ebpf:"select_pid"`
 	SelectPort   *ebpf.MapSpec `ebpf:"select_port"`
 	SelectSelf   *ebpf.MapSpec `ebpf:"select_self"`
+	SiteChecks   *ebpf.MapSpec `ebpf:"site_checks"`
 	TlsCalls     *ebpf.MapSpec `ebpf:"tls_calls"`
 	TlsStreams   *ebpf.MapSpec `ebpf:"tls_streams"`
 }
@@ -406,15 +436,16 @@ type procMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type procVariableSpecs struct {
-	BudgetBytes    *ebpf.VariableSpec `ebpf:"budget_bytes"`
-	CaptureBytes   *ebpf.VariableSpec `ebpf:"capture_bytes"`
-	ExcludeCgroups *ebpf.VariableSpec `ebpf:"exclude_cgroups"`
-	ExcludeKinds   *ebpf.VariableSpec `ebpf:"exclude_kinds"`
-	IncludeCgroups *ebpf.VariableSpec `ebpf:"include_cgroups"`
-	IncludeKinds   *ebpf.VariableSpec `ebpf:"include_kinds"`
-	MessageBytes   *ebpf.VariableSpec `ebpf:"message_bytes"`
-	UnusedEvent    *ebpf.VariableSpec `ebpf:"unused_event"`
-	UnusedProcess  *ebpf.VariableSpec `ebpf:"unused_process"`
+	BudgetBytes     *ebpf.VariableSpec `ebpf:"budget_bytes"`
+	CaptureBytes    *ebpf.VariableSpec `ebpf:"capture_bytes"`
+	ExcludeCgroups  *ebpf.VariableSpec `ebpf:"exclude_cgroups"`
+	ExcludeKinds    *ebpf.VariableSpec `ebpf:"exclude_kinds"`
+	IncludeCgroups  *ebpf.VariableSpec `ebpf:"include_cgroups"`
+	IncludeKinds    *ebpf.VariableSpec `ebpf:"include_kinds"`
+	MessageBytes    *ebpf.VariableSpec `ebpf:"message_bytes"`
+	UnusedEvent     *ebpf.VariableSpec `ebpf:"unused_event"`
+	UnusedProcess   *ebpf.VariableSpec `ebpf:"unused_process"`
+	UnusedSiteCheck *ebpf.VariableSpec `ebpf:"unused_site_check"`
 }
 
 // procObjects contains all objects after they have been loaded into the kernel.
@@ -443,16 +474,19 @@ type procMaps struct {
 	Counts       *ebpf.Map `ebpf:"counts"`
 	Coverages    *ebpf.Map `ebpf:"coverages"`
 	DataRing     *ebpf.Map `ebpf:"data_ring"`
+	Faults       *ebpf.Map `ebpf:"faults"`
 	MemoryIos    *ebpf.Map `ebpf:"memory_ios"`
 	Mutes        *ebpf.Map `ebpf:"mutes"`
 	Pendings     *ebpf.Map `ebpf:"pendings"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
+	ProbeHits    *ebpf.Map `ebpf:"probe_hits"`
 	SelectCgroup *ebpf.Map `ebpf:"select_cgroup"`
 	SelectExe    *ebpf.Map `ebpf:"select_exe"`
 	SelectNetns  *ebpf.Map `ebpf:"select_netns"`
 	SelectPid    *ebpf.Map `ebpf:"select_pid"`
 	SelectPort   *ebpf.Map `ebpf:"select_port"`
 	SelectSelf   *ebpf.Map `ebpf:"select_self"`
+	SiteChecks   *ebpf.Map `ebpf:"site_checks"`
 	TlsCalls     *ebpf.Map `ebpf:"tls_calls"`
 	TlsStreams   *ebpf.Map `ebpf:"tls_streams"`
 }
@@ -465,16 +499,19 @@ func (m *procMaps) Close() error {
 		m.Counts,
 		m.Coverages,
 		m.DataRing,
+		m.Faults,
 		m.MemoryIos,
 		m.Mutes,
 		m.Pendings,
 		m.Prefixes,
+		m.ProbeHits,
 		m.SelectCgroup,
 		m.SelectExe,
 		m.SelectNetns,
 		m.SelectPid,
 		m.SelectPort,
 		m.SelectSelf,
+		m.SiteChecks,
 		m.TlsCalls,
 		m.TlsStreams,
 	)
@@ -484,15 +521,16 @@ func (m *procMaps) Close() error {
 //
 // It can be passed to loadProcObjects or ebpf.CollectionSpec.LoadAndAssign.
 type procVariables struct {
-	BudgetBytes    *ebpf.Variable `ebpf:"budget_bytes"`
-	CaptureBytes   *ebpf.Variable `ebpf:"capture_bytes"`
-	ExcludeCgroups *ebpf.Variable `ebpf:"exclude_cgroups"`
-	ExcludeKinds   *ebpf.Variable `ebpf:"exclude_kinds"`
-	IncludeCgroups *ebpf.Variable `ebpf:"include_cgroups"`
-	IncludeKinds   *ebpf.Variable `ebpf:"include_kinds"`
-	MessageBytes   *ebpf.Variable `ebpf:"message_bytes"`
-	UnusedEvent    *ebpf.Variable `ebpf:"unused_event"`
-	UnusedProcess  *ebpf.Variable `ebpf:"unused_process"`
+	BudgetBytes     *ebpf.Variable `ebpf:"budget_bytes"`
+	CaptureBytes    *ebpf.Variable `ebpf:"capture_bytes"`
+	ExcludeCgroups  *ebpf.Variable `ebpf:"exclude_cgroups"`
+	ExcludeKinds    *ebpf.Variable `ebpf:"exclude_kinds"`
+	IncludeCgroups  *ebpf.Variable `ebpf:"include_cgroups"`
+	IncludeKinds    *ebpf.Variable `ebpf:"include_kinds"`
+	MessageBytes    *ebpf.Variable `ebpf:"message_bytes"`
+	UnusedEvent     *ebpf.Variable `ebpf:"unused_event"`
+	UnusedProcess   *ebpf.Variable `ebpf:"unused_process"`
+	UnusedSiteCheck *ebpf.Variable `ebpf:"unused_site_check"`
 }
 
 // procPrograms contains all programs after they have been loaded into the kernel.
@@ -503,6 +541,7 @@ type procPrograms struct {
 	ProcessExec   *ebpf.Program `ebpf:"process_exec"`
 	ProcessExit   *ebpf.Program `ebpf:"process_exit"`
 	ProcessFork   *ebpf.Program `ebpf:"process_fork"`
+	SignalDeliver *ebpf.Program `ebpf:"signal_deliver"`
 }
 
 func (p *procPrograms) Close() error {
@@ -511,6 +550,7 @@ func (p *procPrograms) Close() error {
 		p.ProcessExec,
 		p.ProcessExit,
 		p.ProcessFork,
+		p.SignalDeliver,
 	)
 }
 

@@ -20,12 +20,15 @@ type Process struct {
 	NetNS uint32
 }
 
-// attachProcesses hooks exec, fork and exit, then finds the descendants that selected processes already have.
+// attachProcesses hooks exec, fork, exit and fatal signals, then finds the descendants that selected processes already have.
 func (o *Objects) attachProcesses(selector Selector) error {
-	for _, tracepoint := range []string{"exit", "fork", "exec"} {
-		l, err := attachRaw("sched_process_" + tracepoint)(o.programs["process_"+tracepoint])
+	for _, hook := range []struct{ tracepoint, program string }{
+		{"sched_process_exit", "process_exit"}, {"sched_process_fork", "process_fork"}, {"sched_process_exec", "process_exec"},
+		{"signal_deliver", "signal_deliver"},
+	} {
+		l, err := attachRaw(hook.tracepoint)(o.programs[hook.program])
 		if err != nil {
-			return fmt.Errorf("attach sched_process_%s: %w", tracepoint, err)
+			return fmt.Errorf("attach %s: %w", hook.tracepoint, err)
 		}
 		o.links = append(o.links, l)
 	}

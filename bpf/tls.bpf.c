@@ -18,6 +18,7 @@
 #include "stream.h"
 #include "preempt.h"
 #include "calls.h"
+#include "probe.h"
 #include "coverage.h"
 #include "budget.h"
 #include "ring.h"
@@ -32,13 +33,15 @@ static __always_inline bool selected(void)
 	return select_task((struct task_struct *)bpf_get_current_task(), bpf_get_current_pid_tgid() >> 32);
 }
 
-static __always_inline int begin(struct pt_regs *ctx, __u64 kind, __u64 ssl, __u64 buf, __u64 done)
+static __always_inline int begin(struct pt_regs *ctx, __u32 kind, __u64 ssl, __u64 buf, __u64 done)
 {
+	struct entry e = {.ssl = ssl, .buf = buf, .done = done, .sp = PT_REGS_SP(ctx), .ip = PT_REGS_IP(ctx), .kind = kind};
 	struct caller who = this_thread();
 
 	hold_cpu();
+	e.slot = hit(ctx);
 	if (selected())
-		enter(&who, PT_REGS_SP(ctx), kind, ssl, buf, done);
+		enter(&who, &e);
 	release_cpu();
 	return 0;
 }
@@ -65,6 +68,7 @@ int BPF_KPROBE(ssl_write_ex_enter, __u64 ssl, __u64 buf, __u64 num, __u64 done)
 static __always_inline void on_handshake(struct pt_regs *ctx, __u64 ssl)
 {
 	struct caller who = this_thread();
+	struct entry e = {.ssl = ssl, .sp = PT_REGS_SP(ctx), .ip = PT_REGS_IP(ctx), .slot = hit(ctx), .kind = CALL_HANDSHAKE};
 	struct tls_key key = {.ssl = ssl, .tgid = who.tgid};
 	struct tls_stream *t;
 
@@ -75,8 +79,7 @@ static __always_inline void on_handshake(struct pt_regs *ctx, __u64 ssl)
 		if (t)
 			t->handshake = 1;
 	}
-	enter(&who, PT_REGS_SP(ctx), CALL_HANDSHAKE, ssl, 0, 0);
-	return;
+	enter(&who, &e);
 }
 
 SEC("uprobe/ssl_handshake")
@@ -115,6 +118,7 @@ SEC("uretprobe/ssl")
 int ssl_exit(struct pt_regs *ctx)
 {
 	hold_cpu();
+	hit(ctx);
 	on_return(ctx);
 	release_cpu();
 	return 0;
@@ -183,6 +187,7 @@ SEC("uprobe/bio_write")
 int BPF_KPROBE(bio_write_enter, __u64 bio, __u64 data, int length)
 {
 	hold_cpu();
+	hit(ctx);
 	on_bio_write(data, length);
 	release_cpu();
 	return 0;
@@ -202,7 +207,39 @@ SEC("uprobe/ssl_free")
 int BPF_KPROBE(ssl_free_enter, __u64 ssl)
 {
 	hold_cpu();
+	hit(ctx);
 	on_free(ssl);
+	release_cpu();
+	return 0;
+}
+
+/*
+ * At a place inside a function that is probed at its entry: does it see what the entry saw? A library's own code may pass
+ * there too (BIO_f_ssl of OpenSSL does), on an object that is known.
+ */
+static __always_inline void on_check(__u32 slot, __u64 ssl, __u64 buf)
+{
+	struct caller who = this_thread();
+	struct tls_call *call = innermost(&who);
+	struct tls_key key = {.ssl = ssl, .tgid = who.tgid};
+	struct site_check *check = bpf_map_lookup_elem(&site_checks, &slot);
+
+	if (!check)
+		return;
+	if (call ? call->ssl == ssl && call->buf == buf : bpf_map_lookup_elem(&tls_streams, &key) != NULL)
+		__sync_fetch_and_add(&check->agree, 1);
+	else
+		__sync_fetch_and_add(&check->disagree, 1);
+}
+
+SEC("uprobe/ssl_check")
+int BPF_KPROBE(ssl_check, __u64 ssl, __u64 buf)
+{
+	hold_cpu();
+	__u32 slot = hit(ctx);
+
+	if (selected())
+		on_check(slot, ssl, buf);
 	release_cpu();
 	return 0;
 }

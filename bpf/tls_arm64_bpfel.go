@@ -26,16 +26,19 @@ const (
 	tlsMapMutes              = "mutes"
 	tlsMapPendings           = "pendings"
 	tlsMapPrefixes           = "prefixes"
+	tlsMapProbeHits          = "probe_hits"
 	tlsMapSelectCgroup       = "select_cgroup"
 	tlsMapSelectExe          = "select_exe"
 	tlsMapSelectNetns        = "select_netns"
 	tlsMapSelectPid          = "select_pid"
 	tlsMapSelectPort         = "select_port"
 	tlsMapSelectSelf         = "select_self"
+	tlsMapSiteChecks         = "site_checks"
 	tlsMapTlsCalls           = "tls_calls"
 	tlsMapTlsStreams         = "tls_streams"
 	tlsProgBioWriteEnter     = "bio_write_enter"
 	tlsProgEmpty             = "empty"
+	tlsProgSslCheck          = "ssl_check"
 	tlsProgSslExit           = "ssl_exit"
 	tlsProgSslFreeEnter      = "ssl_free_enter"
 	tlsProgSslHandshakeEnter = "ssl_handshake_enter"
@@ -96,6 +99,7 @@ type tlsSpecs struct {
 type tlsProgramSpecs struct {
 	BioWriteEnter     *ebpf.ProgramSpec `ebpf:"bio_write_enter"`
 	Empty             *ebpf.ProgramSpec `ebpf:"empty"`
+	SslCheck          *ebpf.ProgramSpec `ebpf:"ssl_check"`
 	SslExit           *ebpf.ProgramSpec `ebpf:"ssl_exit"`
 	SslFreeEnter      *ebpf.ProgramSpec `ebpf:"ssl_free_enter"`
 	SslHandshakeEnter *ebpf.ProgramSpec `ebpf:"ssl_handshake_enter"`
@@ -119,12 +123,14 @@ type tlsMapSpecs struct {
 	Mutes        *ebpf.MapSpec `ebpf:"mutes"`
 	Pendings     *ebpf.MapSpec `ebpf:"pendings"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
+	ProbeHits    *ebpf.MapSpec `ebpf:"probe_hits"`
 	SelectCgroup *ebpf.MapSpec `ebpf:"select_cgroup"`
 	SelectExe    *ebpf.MapSpec `ebpf:"select_exe"`
 	SelectNetns  *ebpf.MapSpec `ebpf:"select_netns"`
 	SelectPid    *ebpf.MapSpec `ebpf:"select_pid"`
 	SelectPort   *ebpf.MapSpec `ebpf:"select_port"`
 	SelectSelf   *ebpf.MapSpec `ebpf:"select_self"`
+	SiteChecks   *ebpf.MapSpec `ebpf:"site_checks"`
 	TlsCalls     *ebpf.MapSpec `ebpf:"tls_calls"`
 	TlsStreams   *ebpf.MapSpec `ebpf:"tls_streams"`
 }
@@ -172,12 +178,14 @@ type tlsMaps struct {
 	Mutes        *ebpf.Map `ebpf:"mutes"`
 	Pendings     *ebpf.Map `ebpf:"pendings"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
+	ProbeHits    *ebpf.Map `ebpf:"probe_hits"`
 	SelectCgroup *ebpf.Map `ebpf:"select_cgroup"`
 	SelectExe    *ebpf.Map `ebpf:"select_exe"`
 	SelectNetns  *ebpf.Map `ebpf:"select_netns"`
 	SelectPid    *ebpf.Map `ebpf:"select_pid"`
 	SelectPort   *ebpf.Map `ebpf:"select_port"`
 	SelectSelf   *ebpf.Map `ebpf:"select_self"`
+	SiteChecks   *ebpf.Map `ebpf:"site_checks"`
 	TlsCalls     *ebpf.Map `ebpf:"tls_calls"`
 	TlsStreams   *ebpf.Map `ebpf:"tls_streams"`
 }
@@ -194,12 +202,14 @@ func (m *tlsMaps) Close() error {
 		m.Mutes,
 		m.Pendings,
 		m.Prefixes,
+		m.ProbeHits,
 		m.SelectCgroup,
 		m.SelectExe,
 		m.SelectNetns,
 		m.SelectPid,
 		m.SelectPort,
 		m.SelectSelf,
+		m.SiteChecks,
 		m.TlsCalls,
 		m.TlsStreams,
 	)
@@ -224,6 +234,7 @@ type tlsVariables struct {
 type tlsPrograms struct {
 	BioWriteEnter     *ebpf.Program `ebpf:"bio_write_enter"`
 	Empty             *ebpf.Program `ebpf:"empty"`
+	SslCheck          *ebpf.Program `ebpf:"ssl_check"`
 	SslExit           *ebpf.Program `ebpf:"ssl_exit"`
 	SslFreeEnter      *ebpf.Program `ebpf:"ssl_free_enter"`
 	SslHandshakeEnter *ebpf.Program `ebpf:"ssl_handshake_enter"`
@@ -237,6 +248,7 @@ func (p *tlsPrograms) Close() error {
 	return _TlsClose(
 		p.BioWriteEnter,
 		p.Empty,
+		p.SslCheck,
 		p.SslExit,
 		p.SslFreeEnter,
 		p.SslHandshakeEnter,
