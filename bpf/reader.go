@@ -9,7 +9,7 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/cilium/ebpf/ringbuf"
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,11 +26,11 @@ const (
 
 const eventBytes = int(unsafe.Sizeof(Event{}))
 
-// Record is one event and its payload, which is valid until the next Read.
+// Record is one event and its payload, which lies in the ring: it must not be written to, and is valid until the next
+// Read or Close.
 type Record struct {
 	Event Event
 	Data  []byte
-	raw   ringbuf.Record
 }
 
 var (
@@ -47,10 +47,10 @@ const drainInterval = 10 * time.Millisecond
 // ended at that moment: so all data that precede a control event are read in the same turn, after it. One
 // goroutine reads.
 type Reader struct {
-	control, data *ringbuf.Reader
+	control, data *ring
 	epoll, wake   int
 	phase         phase
-	left          int // bytes of the data ring that belong to this turn
+	until         uint64 // where the data of this turn end
 	mu            sync.Mutex
 	closed        atomic.Bool
 }
@@ -71,22 +71,20 @@ func (o *Objects) Reader() (_ *Reader, err error) {
 			r.free()
 		}
 	}()
-	if r.control, err = ringbuf.NewReader(o.maps["control_ring"]); err != nil {
+	control, data := o.maps["control_ring"], o.maps["data_ring"]
+	if r.control, err = openRing(control); err != nil {
 		return nil, fmt.Errorf("open the control ring: %w", err)
 	}
-	if r.data, err = ringbuf.NewReader(o.maps["data_ring"]); err != nil {
+	if r.data, err = openRing(data); err != nil {
 		return nil, fmt.Errorf("open the data ring: %w", err)
 	}
-	// A deadline in the past: their own waiting is never used.
-	r.control.SetDeadline(time.Unix(1, 0))
-	r.data.SetDeadline(time.Unix(1, 0))
 	if r.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("create epoll: %w", err)
 	}
 	if r.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return nil, fmt.Errorf("create eventfd: %w", err)
 	}
-	for _, fd := range []int{r.wake, o.maps["control_ring"].FD(), o.maps["data_ring"].FD()} {
+	for _, fd := range []int{r.wake, control.FD(), data.FD()} {
 		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
 		if err := unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
 			return nil, fmt.Errorf("watch the rings: %w", err)
@@ -94,6 +92,8 @@ func (o *Objects) Reader() (_ *Reader, err error) {
 	}
 	return r, nil
 }
+
+func openRing(m *ebpf.Map) (*ring, error) { return mapRing(m.FD(), int(m.MaxEntries())) }
 
 // Read returns the next record, ErrDrained at the end of a turn, or os.ErrClosed after Close.
 func (r *Reader) Read(into *Record) error {
@@ -110,40 +110,59 @@ func (r *Reader) Read(into *Record) error {
 			}
 			r.phase = readingControl
 		case readingControl:
-			err := r.control.ReadInto(&into.raw)
+			raw, err := r.take(r.control)
 			if err == nil {
-				return into.decode()
+				return into.decode(raw)
 			}
-			if !errors.Is(err, os.ErrDeadlineExceeded) {
-				return fmt.Errorf("read the control ring: %w", err)
+			if err != errRingEmpty {
+				return err
 			}
-			r.left = r.data.AvailableBytes()
+			r.until = r.data.end()
 			r.phase = readingData
 		case readingData:
-			if r.left <= 0 {
+			if int64(r.until-r.data.at) <= 0 {
+				r.data.release()
 				r.phase = waiting
 				return ErrDrained
 			}
-			err := r.data.ReadInto(&into.raw)
+			raw, err := r.take(r.data)
 			if err == nil {
-				r.left -= ringHeaderBytes + (len(into.raw.RawSample)+7)&^7
-				return into.decode()
+				return into.decode(raw)
 			}
-			if !errors.Is(err, os.ErrDeadlineExceeded) {
-				return fmt.Errorf("read the data ring: %w", err)
+			if err != errRingEmpty {
+				return err
 			}
-			r.left = 0
+			r.until = r.data.at
 		}
 	}
 }
 
-// The kernel keeps 8 bytes before each record of a ring buffer.
-const ringHeaderBytes = 8
+// take returns the next record of a ring. One that is being written is waited for: what follows it may be older than a
+// control event of this turn. It takes microseconds, or until its processor is given back to who writes it.
+func (r *Reader) take(from *ring) ([]byte, error) {
+	for tries := 0; ; tries++ {
+		raw, err := from.next()
+		if err != errRingBusy {
+			return raw, err
+		}
+		if r.closed.Load() {
+			return nil, os.ErrClosed
+		}
+		if tries >= busySpins {
+			time.Sleep(busySleep)
+		}
+	}
+}
+
+const (
+	busySpins = 100
+	busySleep = 50 * time.Microsecond
+)
 
 // wait sleeps until the watermark is crossed, a process begins or ends, Close is called, or 10 ms have passed:
 // ordinary data do not wake anyone.
 func (r *Reader) wait() error {
-	if r.data.AvailableBytes() >= wakeupBytes {
+	if r.data.waiting() >= wakeupBytes {
 		return nil
 	}
 	var events [3]unix.EpollEvent
@@ -168,9 +187,9 @@ func (r *Reader) Close() error {
 
 func (r *Reader) free() error {
 	var errs []error
-	for _, ring := range []*ringbuf.Reader{r.control, r.data} {
+	for _, ring := range []*ring{r.control, r.data} {
 		if ring != nil {
-			errs = append(errs, ring.Close())
+			errs = append(errs, ring.close())
 		}
 	}
 	for _, fd := range []int{r.epoll, r.wake} {
@@ -187,12 +206,11 @@ func (r *Reader) free() error {
 // As WAKEUP_BYTES in ring.h.
 const wakeupBytes = 256 << 10
 
-func (rec *Record) decode() error {
-	raw := rec.raw.RawSample
+func (rec *Record) decode(raw []byte) error {
 	if len(raw) < eventBytes {
 		return fmt.Errorf("%w: %d bytes", ErrMalformed, len(raw))
 	}
-	// The ring keeps records aligned to 8 bytes and so does the copy; the struct has no pointers.
+	// The ring keeps records aligned to 8 bytes, and so is what is put together of two pieces; the struct has no pointers.
 	rec.Event = *(*Event)(unsafe.Pointer(unsafe.SliceData(raw)))
 	if uint64(rec.Event.Captured) > uint64(len(raw)-eventBytes) {
 		return fmt.Errorf("%w: %d of %d bytes captured", ErrMalformed, rec.Event.Captured, len(raw)-eventBytes)

@@ -63,8 +63,7 @@ func TestDecode(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := Record{}
-			r.raw.RawSample = c.raw
-			err := r.decode()
+			err := r.decode(c.raw)
 			if (c.want < 0) != errors.Is(err, ErrMalformed) {
 				t.Fatal(err)
 			}
