@@ -43,6 +43,7 @@ var mayImport = map[string][]string{
 	"agent/mask":            {"agent/chunk", "agent/call", "proto/segment", "golang.org/x/net/http2/hpack"},
 	"agent/coverage":        {"proto/spile/v1"},
 	"agent/origin":          {"agent/chunk", "proto/spile/v1"},
+	"agent/govern":          {},
 	"agent/join":            {"proto/spile/v1", "google.golang.org/protobuf/..."},
 	"agent/ship":            {"proto/...", "google.golang.org/grpc/...", "google.golang.org/protobuf/..."},
 	"collector":             {"collector/...", "proto/...", "google.golang.org/grpc/...", "google.golang.org/protobuf/...", "github.com/spf13/cobra", "github.com/spf13/pflag", "go.yaml.in/yaml/v3", "github.com/prometheus/client_golang/...", "github.com/prometheus/client_model/...", "golang.org/x/sys/unix"},
@@ -67,7 +68,7 @@ var mayImport = map[string][]string{
 }
 
 // pure rooms do no I/O, read no clock, log nothing and start no goroutine, nor does any room below them.
-var pure = []string{"agent/chunk", "agent/parse", "agent/flow", "agent/call", "agent/join", "agent/coverage", "agent/guard", "agent/mask",
+var pure = []string{"agent/chunk", "agent/parse", "agent/flow", "agent/call", "agent/join", "agent/coverage", "agent/guard", "agent/govern", "agent/mask",
 	"collector/route", "collector/spec", "collector/detect", "proto"}
 
 // impure is what a pure room must not import. net/netip and io are fine.
