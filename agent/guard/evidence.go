@@ -20,19 +20,19 @@ func (g *Guard) evidence(c Crash) (strength, string) {
 	name := signalName(c.Signal)
 	switch {
 	case sent(c):
-		return none, name + " was sent by a process, not by a fault"
-	case c.Signal == sigSYS && c.Code == bySeccomp && slices.Contains(g.probeSyscalls, c.Syscall):
+		return none, name + " was sent by another process"
+	case c.Seen && c.Signal == sigSYS && c.Code == bySeccomp && slices.Contains(g.probeSyscalls, c.Syscall):
 		return certain, fmt.Sprintf("its seccomp filter killed system call %d, which the kernel makes it do for a probe (Linux 6.11; "+
 			"6.12.14, 6.13.3 and 6.14 let it pass)", c.Syscall)
-	case !isFault(c.Signal):
+	case !isFault(c):
 		return none, name + " is no sign of a probe"
-	case c.InUprobeArea && c.Code != byThread:
+	case c.InUprobeArea && !raised(c):
 		return certain, name + " where the kernel executes probed instructions"
-	case c.AtSite && c.Code != byThread && (c.Signal == sigILL || c.Signal == sigTRAP):
+	case c.AtSite && !raised(c) && (c.Signal == sigILL || c.Signal == sigTRAP):
 		return certain, name + " at the probed instruction"
 	case c.Signal == sigTRAP && c.InCall:
 		return certain, "SIGTRAP inside a probed call: a breakpoint there is a probe's, or the program found one in its code"
-	case c.AtSite && c.Code != byThread:
+	case c.AtSite && !raised(c):
 		// A call with a bad pointer fails there as well.
 		return strong, name + " right behind the probed instruction"
 	case c.InCall:
@@ -42,14 +42,21 @@ func (g *Guard) evidence(c Crash) (strength, string) {
 }
 
 // isFault reports whether a probe that went wrong could show as this signal. SIGABRT is what abort(3) sends when a
-// program finds its own state wrong, and SIGFPE is arithmetic.
-func isFault(signal int) bool {
-	return signal == sigILL || signal == sigTRAP || signal == sigBUS || signal == sigSEGV
+// program finds its own state wrong, and SIGFPE is arithmetic. SIGSYS names its system call where its delivery was seen.
+func isFault(c Crash) bool {
+	switch c.Signal {
+	case sigILL, sigTRAP, sigBUS, sigSEGV:
+		return true
+	}
+	return c.Signal == sigSYS && !c.Seen
 }
 
-// sent reports whether a process sent the signal by kill(2) or sigqueue(3). A thread that signals itself does it by
-// tgkill(2): a handler that wants the default action, or a program that found something wrong.
-func sent(c Crash) bool { return c.Code == byUser || c.Code == byQueue }
+// raised reports whether the signal was sent, not caused by an instruction: then the place where it arrived says nothing.
+func raised(c Crash) bool { return !c.Seen || c.Code <= 0 }
+
+// sent reports whether another process sent the signal. What a process sends itself is a program that found something
+// wrong, or a handler that wants the default action.
+func sent(c Crash) bool { return c.Seen && c.Code <= 0 && !c.BySelf }
 
 func signalName(n int) string {
 	switch n {

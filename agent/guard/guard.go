@@ -44,9 +44,11 @@ type Crash struct {
 	Time    time.Duration // since boot
 	Build   Build
 	Signal  int
-	Code    int // si_code: who sent it
+	Code    int // si_code: 0 and below it was sent by a process (sigaction(2))
 	Syscall int // the number, for SIGSYS
 
+	Seen         bool // the signal's delivery was; otherwise only the exit status tells of it, and Code and Syscall are unknown
+	BySelf       bool // the process sent it to itself
 	InCall       bool // the thread was inside a probed call
 	AtSite       bool // at or right behind the probed instruction of that call
 	InUprobeArea bool // in the page where the kernel puts probed instructions and the return trampoline
@@ -74,19 +76,16 @@ type Verdict struct {
 	Why     string // for a person
 }
 
-// Numbers of signals and si_codes, the same on all architectures of Linux that the agent runs on (signal(7), sigaction(2)).
+// Numbers of signals, the same on all architectures that the agent runs on (signal(7)).
 const (
 	sigILL  = 4
 	sigTRAP = 5
 	sigBUS  = 7
 	sigSEGV = 11
 	sigSYS  = 31
-
-	byUser    = 0  // SI_USER: kill(2)
-	byQueue   = -1 // SI_QUEUE: sigqueue(3)
-	byThread  = -6 // SI_TKILL: tgkill(2), which raise(3) and abort(3) use on their own thread
-	bySeccomp = 1  // SYS_SECCOMP, of SIGSYS
 )
+
+const bySeccomp = 1 // SYS_SECCOMP, a si_code of SIGSYS
 
 const (
 	suspicion = 3                // suspected crashes of one build, within window, that lead to a trial
@@ -152,7 +151,7 @@ func (g *Guard) Crash(c Crash) Verdict {
 		b.tried = 0 // nothing is left to find out
 		return Verdict{Blamed, why}
 	}
-	fault := isFault(c.Signal) && !sent(c)
+	fault := isFault(c) && !sent(c)
 	if b.tried != 0 {
 		return g.onTrial(b, c, fault)
 	}

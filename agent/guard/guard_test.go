@@ -10,6 +10,9 @@ import (
 const (
 	sigABRT = 6
 	sigFPE  = 8
+	byUser  = 0    // SI_USER: kill(2)
+	byQueue = -1   // SI_QUEUE: sigqueue(3)
+	byTID   = -6   // SI_TKILL: tgkill(2), as raise(3) and abort(3) do
 	fault   = 0x80 // SI_KERNEL
 	mapped  = 1    // SEGV_MAPERR
 )
@@ -31,25 +34,27 @@ func TestOneCrash(t *testing.T) {
 		"seccomp kills uprobe":            {Crash{Signal: sigSYS, Code: bySeccomp, Syscall: 336, Probed: true}, Blamed, "336"},
 		"seccomp kills something else":    {Crash{Signal: sigSYS, Code: bySeccomp, Syscall: 41, InCall: true, Probed: true}, Own, "SIGSYS"},
 		"somebody sends sys":              {Crash{Signal: sigSYS, Code: byUser, Syscall: 335, Probed: true}, Own, "sent"},
-		"it finds our breakpoint":         {Crash{Signal: sigTRAP, Code: byThread, InCall: true, Probed: true}, Blamed, "found one"},
+		"it kills itself with trap":       {Crash{Signal: sigTRAP, Code: byUser, BySelf: true, InCall: true, Probed: true}, Blamed, "found one"},
+		"another's tgkill of a thread":    {Crash{Signal: sigTRAP, Code: byTID, InCall: true, Probed: true}, Own, "sent"},
+		"it finds our breakpoint":         {Crash{Signal: sigTRAP, Code: byTID, BySelf: true, InCall: true, Probed: true}, Blamed, "found one"},
 		"trap in the middle of a call":    {Crash{Signal: sigTRAP, Code: fault, InCall: true, Probed: true}, Blamed, "SIGTRAP inside"},
 		"its own breakpoint, elsewhere":   {Crash{Signal: sigTRAP, Code: fault, Probed: true}, Own, "outside"},
 		"somebody sends trap in a call":   {Crash{Signal: sigTRAP, Code: byUser, InCall: true, Probed: true}, Own, "sent"},
 		"bad address behind our site":     {Crash{Signal: sigSEGV, Code: mapped, AtSite: true, InCall: true, Probed: true}, Tried, "right behind"},
 		"bad address in a call":           {Crash{Signal: sigSEGV, Code: mapped, InCall: true, Probed: true}, Suspected, "inside"},
-		"a handler re-raises in a call":   {Crash{Signal: sigSEGV, Code: byThread, AtSite: true, InCall: true, Probed: true}, Suspected, "inside"},
+		"a handler re-raises in a call":   {Crash{Signal: sigSEGV, Code: byTID, BySelf: true, AtSite: true, InCall: true, Probed: true}, Suspected, "inside"},
 		"bus in a call":                   {Crash{Signal: sigBUS, Code: 2, InCall: true, Probed: true}, Suspected, "SIGBUS"},
 		"bad address in no call":          {Crash{Signal: sigSEGV, Code: mapped, Probed: true}, Own, "outside"},
 		"not probed at all":               {Crash{Signal: sigSEGV, Code: mapped}, Own, "outside"},
 		"kill -SEGV":                      {Crash{Signal: sigSEGV, Code: byUser, InCall: true, Probed: true}, Own, "sent"},
 		"kill -SEGV at our site":          {Crash{Signal: sigSEGV, Code: byUser, InCall: true, AtSite: true, Probed: true}, Own, "sent"},
 		"sigqueue in the uprobe page":     {Crash{Signal: sigSEGV, Code: byQueue, InUprobeArea: true, Probed: true}, Own, "sent"},
-		"abort in a call":                 {Crash{Signal: sigABRT, Code: byThread, InCall: true, Probed: true}, Own, "SIGABRT"},
+		"abort in a call":                 {Crash{Signal: sigABRT, Code: byTID, BySelf: true, InCall: true, Probed: true}, Own, "SIGABRT"},
 		"division by zero in a call":      {Crash{Signal: sigFPE, Code: 1, InCall: true, Probed: true}, Own, "SIGFPE"},
 		"a signal that nobody knows here": {Crash{Signal: 40, Code: fault, InCall: true, AtSite: true}, Own, "signal 40"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c.crash.Time = time.Second
+			c.crash.Time, c.crash.Seen = time.Second, true
 			got := x86().Crash(c.crash)
 			if got.Outcome != c.want || !strings.Contains(got.Why, c.says) {
 				t.Errorf("got %v: %s; want %v saying %q", got.Outcome, got.Why, c.want, c.says)
@@ -58,17 +63,29 @@ func TestOneCrash(t *testing.T) {
 	}
 }
 
+// Seccomp of old kernels ends a process without delivering a signal: nothing is known but the number and the call.
+func TestUnseenSignal(t *testing.T) {
+	for want, c := range map[Outcome]Crash{
+		Suspected: {Time: 1, Signal: sigSYS, InCall: true, Probed: true},
+		Own:       {Time: 1, Signal: sigSYS, Probed: true},
+	} {
+		if got := x86().Crash(c); got.Outcome != want {
+			t.Errorf("%+v: %v, want %v", c, got, want)
+		}
+	}
+}
+
 // Where the kernel has no system calls for probes, their numbers mean nothing.
 func TestSyscallsOfProbesAreOfOneArchitecture(t *testing.T) {
-	if got := New().Crash(Crash{Time: 1, Signal: sigSYS, Code: bySeccomp, Syscall: 335, Probed: true}); got.Outcome != Own {
+	if got := New().Crash(Crash{Time: 1, Seen: true, Signal: sigSYS, Code: bySeccomp, Syscall: 335, Probed: true}); got.Outcome != Own {
 		t.Errorf("got %+v", got)
 	}
 }
 
 var (
-	inCall = Crash{Signal: sigSEGV, Code: mapped, InCall: true, Probed: true}
-	beside = Crash{Signal: sigSEGV, Code: mapped, Probed: true}
-	bare   = Crash{Signal: sigSEGV, Code: mapped}
+	inCall = Crash{Seen: true, Signal: sigSEGV, Code: mapped, InCall: true, Probed: true}
+	beside = Crash{Seen: true, Signal: sigSEGV, Code: mapped, Probed: true}
+	bare   = Crash{Seen: true, Signal: sigSEGV, Code: mapped}
 )
 
 // play judges crashes at their seconds and returns the outcomes.
@@ -110,7 +127,7 @@ func TestTrialConvicts(t *testing.T) {
 	g := x86()
 	play(g, 10, inCall, 20, inCall, 30, inCall)
 	// What was in flight when the probes went, and what others send, says nothing.
-	if got := play(g, 31, inCall, 31, bare, 100, Crash{Signal: sigSEGV, Code: byUser}, 200, bare); last(got) != Own {
+	if got := play(g, 31, inCall, 31, bare, 300, Crash{Signal: sigSEGV, Code: byUser, Seen: true}, 400, bare); last(got) != Own {
 		t.Errorf("on trial: %v", got)
 	}
 	if got := g.Tick(629 * time.Second); got != nil {
@@ -136,7 +153,7 @@ func TestTrialAcquits(t *testing.T) {
 	if got := last(play(g, 300, inCall, 310, inCall, 320, inCall)); got != Suspected {
 		t.Errorf("within the hour: %v", got)
 	}
-	trap := Crash{Signal: sigTRAP, Code: fault, InCall: true, Probed: true}
+	trap := Crash{Seen: true, Signal: sigTRAP, Code: fault, InCall: true, Probed: true}
 	if got := last(play(g, 400, trap)); got != Blamed {
 		t.Errorf("what is certain, within the hour: %v", got)
 	}
@@ -182,7 +199,7 @@ func TestMemoryIsBounded(t *testing.T) {
 // once, and a program that crashes on without probes is never convicted.
 func TestAnyOrder(t *testing.T) {
 	signals := []int{sigILL, sigTRAP, sigABRT, sigBUS, sigFPE, sigSEGV, sigSYS, 9}
-	codes := []int{byUser, byQueue, byThread, mapped, 2, fault}
+	codes := []int{byUser, byQueue, byTID, mapped, 2, fault}
 	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 4))
 		g := x86()
@@ -202,7 +219,7 @@ func TestAnyOrder(t *testing.T) {
 			b := Build{1, r.Uint64N(4)}
 			c := Crash{
 				Time: now, Build: b, Signal: signals[r.IntN(len(signals))], Code: codes[r.IntN(len(codes))],
-				Syscall: 330 + r.IntN(10), Probed: !onTrial[b],
+				Syscall: 330 + r.IntN(10), Probed: !onTrial[b], Seen: r.IntN(8) != 0, BySelf: r.IntN(8) == 0,
 			}
 			if c.Probed && (guilty || r.IntN(2) == 0) {
 				c.InCall = r.IntN(2) == 0
@@ -249,8 +266,9 @@ func FuzzCrash(f *testing.F) {
 			v := g.Crash(Crash{
 				Time: time.Duration(at) + time.Duration(i), Signal: signal, Code: code, Syscall: nr,
 				InCall: bits&1 != 0, AtSite: bits&2 != 0, InUprobeArea: bits&4 != 0, Probed: bits&8 != 0,
+				Seen: bits&16 != 0, BySelf: bits&32 != 0,
 			})
-			if sent(Crash{Code: code}) && v.Outcome != Own {
+			if code <= 0 && bits&48 == 16 && v.Outcome != Own {
 				t.Fatalf("a signal that was sent is %v", v)
 			}
 		}
