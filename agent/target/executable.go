@@ -109,15 +109,12 @@ func nativeMachine() elf.Machine {
 
 // carriesSymbols finds the functions of a library in what the program exports, else in its symbol table.
 func (im *image) carriesSymbols(lib Library) (Carried, bool, error) {
-	for _, find := range []func([]string) (map[string]uint64, error){im.exported, im.linked} {
-		entries, err := find(lib.symbols())
+	for _, find := range []func([]string) (map[string]function, error){im.exported, im.linked} {
+		s, err := im.survey(find, lib.symbols())
 		if err != nil {
 			return Carried{}, false, err
 		}
-		for name, entry := range entries {
-			entries[name] = im.place(entry)
-		}
-		if sites, missing := lib.sites(entries); missing == "" && len(sites) > 0 {
+		if sites, missing := lib.sites(s.places, s.inside); missing == "" && len(sites) > 0 {
 			return Carried{Library: lib.Name, Sites: sites}, true, nil
 		}
 	}
@@ -147,7 +144,11 @@ func (im *image) carriesGo(lib Library) (Carried, bool, error) {
 		if !ok {
 			continue
 		}
-		site := Site{Symbol: f.Symbol, Offset: place.enter, Enter: f.Enter, Exit: f.Exit}
+		at, err := im.placeAt(place.enter)
+		if err != nil {
+			return c, false, err
+		}
+		site := Site{Symbol: f.Symbol, Offset: place.enter, Class: at.Class, Code: at.Name, Enter: f.Enter, Exit: f.Exit}
 		if f.Exit != "" {
 			site.Returns = place.returns
 		}

@@ -13,7 +13,8 @@ import (
 type Facts struct {
 	BuildID   string
 	Functions map[string]uint64 // exported functions that were asked for → file offset of the entry
-	Places    map[string]uint64 // the same functions → file offset where probes cost least
+	Places    map[string]Place  // the same functions → where probes at their entry cost least; Name is the instruction
+	Inside    map[string]Inside // those whose Place is dear and that were searched for a cheaper one
 	Carried   []Carried         // of the table's entries for programs (InspectProgram)
 }
 
@@ -27,12 +28,13 @@ func InspectLibrary(r io.ReaderAt, symbols []string, b Budget) (Facts, error) {
 	if f.BuildID, err = im.buildID(); err != nil {
 		return Facts{}, err
 	}
-	if f.Functions, err = im.exported(symbols); err != nil {
+	s, err := im.survey(im.exported, symbols)
+	if err != nil {
 		return Facts{}, err
 	}
-	f.Places = make(map[string]uint64, len(f.Functions))
-	for name, entry := range f.Functions {
-		f.Places[name] = im.place(entry)
+	f.Functions, f.Places, f.Inside = make(map[string]uint64, len(s.functions)), s.places, s.inside
+	for name, at := range s.functions {
+		f.Functions[name] = at.offset
 	}
 	return f, nil
 }

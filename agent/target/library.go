@@ -158,21 +158,24 @@ type Site struct {
 	Symbol string
 	Offset uint64 // in the file
 	Class  Class  // of the instruction at Offset
+	Code   string // that instruction, for a person: "push"
 	Enter  string
 	Exit   string
 	// Inner is a cheaper place that every call of the function passes, as its code says; nil where there is none. It is
 	// taken once live calls have shown there what Offset showed.
 	Inner *Place
+	// NoInner says why none was found, where Offset is dear and one was looked for.
+	NoInner string
 	// Returns are the offsets of its return instructions. Where there are some, Exit goes there like an entry: a return
 	// probe replaces the return address on the stack, and Go's runtime, which moves stacks, does not survive that.
 	Returns []uint64
 }
 
 // sites pairs the functions of the library with where they are in a file. missing names a required one that is absent.
-func (l Library) sites(offsets map[string]uint64) (found []Site, missing string) {
+func (l Library) sites(places map[string]Place, inside map[string]Inside) (found []Site, missing string) {
 	for _, f := range l.Functions {
-		offset, ok := offsets[f.Symbol]
-		if _, other := offsets[f.Unless]; other && f.Unless != "" {
+		place, ok := places[f.Symbol]
+		if _, other := places[f.Unless]; other && f.Unless != "" {
 			continue
 		}
 		if !ok {
@@ -181,7 +184,15 @@ func (l Library) sites(offsets map[string]uint64) (found []Site, missing string)
 			}
 			continue
 		}
-		found = append(found, Site{Symbol: f.Symbol, Offset: offset, Enter: f.Enter, Exit: f.Exit})
+		site := Site{Symbol: f.Symbol, Offset: place.Offset, Class: place.Class, Code: place.Name, Enter: f.Enter, Exit: f.Exit}
+		if in, ok := inside[f.Symbol]; ok {
+			site.NoInner = in.Refused
+			if in.Refused == "" {
+				inner := in.Place // a copy of its own: what is cached is shared
+				site.Inner = &inner
+			}
+		}
+		found = append(found, site)
 	}
 	return found, ""
 }

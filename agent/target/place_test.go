@@ -17,15 +17,15 @@ func TestPlaceSkipsEndbr(t *testing.T) {
 			t.Fatal(f, err)
 		}
 		for name, entry := range f.Functions {
-			if f.Places[name] != entry+skip {
-				t.Errorf("-fcf-protection=%s: %s at %#x, entry %#x, want %d bytes behind it", flags, name, f.Places[name], entry, skip)
+			if f.Places[name].Offset != entry+skip {
+				t.Errorf("-fcf-protection=%s: %s at %#x, entry %#x, want %d bytes behind it", flags, name, f.Places[name].Offset, entry, skip)
 			}
 		}
 	}
 	// Without a push behind it, the entry is as good as anything.
 	path := compile(t, "-fcf-protection=full", "-fomit-frame-pointer", "-O2")
 	f, err := InspectLibrary(open(t, path), []string{"SSL_write"}, slow())
-	if err != nil || f.Places["SSL_write"] != f.Functions["SSL_write"] {
+	if err != nil || f.Places["SSL_write"].Offset != f.Functions["SSL_write"] {
 		t.Errorf("%+v, %v", f, err)
 	}
 }

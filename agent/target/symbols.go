@@ -60,28 +60,35 @@ func (im *image) dynamic() (dynamic, bool, error) {
 	return d, d.symbols != 0 && d.names != 0, err
 }
 
+// function is what a symbol table says of one.
+type function struct {
+	address uint64
+	offset  uint64 // of its entry in the file
+	size    uint64 // bytes; 0 = not said
+}
+
 // exported looks functions up as the dynamic linker does, by hash: a few reads each, whatever the size of the table.
-// The result is file offsets; functions that are not there are absent.
-func (im *image) exported(names []string) (map[string]uint64, error) {
-	found := map[string]uint64{}
+// Functions that are not there are absent.
+func (im *image) exported(names []string) (map[string]function, error) {
+	found := map[string]function{}
 	d, ok, err := im.dynamic()
 	if err != nil || !ok {
 		return found, notBudget(err)
 	}
 	for _, name := range names {
-		var offset uint64
+		var f function
 		var there bool
 		switch {
 		case d.gnuHash != 0:
-			offset, there, err = im.byGNUHash(d, name)
+			f, there, err = im.byGNUHash(d, name)
 		case d.sysvHash != 0:
-			offset, there, err = im.bySysVHash(d, name)
+			f, there, err = im.bySysVHash(d, name)
 		}
 		if err := notBudget(err); err != nil {
 			return nil, err
 		}
 		if there {
-			found[name] = offset
+			found[name] = f
 		}
 	}
 	return found, nil
@@ -102,31 +109,31 @@ func (im *image) word(offset uint64) (uint32, error) {
 }
 
 // byGNUHash follows the DT_GNU_HASH layout of binutils: header, bloom filter, buckets, chains.
-func (im *image) byGNUHash(d dynamic, name string) (uint64, bool, error) {
+func (im *image) byGNUHash(d dynamic, name string) (function, bool, error) {
 	head := make([]byte, 16)
 	if err := im.r.read(head, d.gnuHash); err != nil {
-		return 0, false, err
+		return function{}, false, err
 	}
 	le := binary.LittleEndian
 	buckets, first, bloom := le.Uint32(head), le.Uint32(head[4:]), le.Uint32(head[8:])
 	if buckets == 0 {
-		return 0, false, nil
+		return function{}, false, nil
 	}
 	bucketsAt := d.gnuHash + 16 + uint64(bloom)*8
 	chainsAt := bucketsAt + uint64(buckets)*4
 	want := gnuHash(name)
 	index, err := im.word(bucketsAt + uint64(want%buckets)*4)
 	if err != nil || index < first {
-		return 0, false, err
+		return function{}, false, err
 	}
 	for n := 0; n < maxChain; n++ {
 		hash, err := im.word(chainsAt + uint64(index-first)*4)
 		if err != nil {
-			return 0, false, err
+			return function{}, false, err
 		}
 		if hash|1 == want|1 {
-			if offset, ok, err := im.functionAt(d.symbols+uint64(index)*symbolSize, d.names, name); ok || err != nil {
-				return offset, ok, err
+			if f, ok, err := im.functionAt(d.symbols+uint64(index)*symbolSize, d.names, name); ok || err != nil {
+				return f, ok, err
 			}
 		}
 		if hash&1 == 1 {
@@ -134,7 +141,7 @@ func (im *image) byGNUHash(d dynamic, name string) (uint64, bool, error) {
 		}
 		index++
 	}
-	return 0, false, nil
+	return function{}, false, nil
 }
 
 func gnuHash(name string) uint32 {
@@ -146,10 +153,10 @@ func gnuHash(name string) uint32 {
 }
 
 // bySysVHash follows DT_HASH (gABI chapter 5), which musl and old linkers emit.
-func (im *image) bySysVHash(d dynamic, name string) (uint64, bool, error) {
+func (im *image) bySysVHash(d dynamic, name string) (function, bool, error) {
 	buckets, err := im.word(d.sysvHash)
 	if err != nil || buckets == 0 {
-		return 0, false, err
+		return function{}, false, err
 	}
 	h := uint32(0)
 	for i := 0; i < len(name); i++ {
@@ -158,36 +165,44 @@ func (im *image) bySysVHash(d dynamic, name string) (uint64, bool, error) {
 	}
 	index, err := im.word(d.sysvHash + 8 + uint64(h%buckets)*4)
 	for n := 0; n < maxChain && index != 0 && err == nil; n++ {
-		if offset, ok, err := im.functionAt(d.symbols+uint64(index)*symbolSize, d.names, name); ok || err != nil {
-			return offset, ok, err
+		if f, ok, err := im.functionAt(d.symbols+uint64(index)*symbolSize, d.names, name); ok || err != nil {
+			return f, ok, err
 		}
 		index, err = im.word(d.sysvHash + 8 + uint64(buckets)*4 + uint64(index)*4)
 	}
-	return 0, false, err
+	return function{}, false, err
 }
 
 // functionAt reads one symbol and reports where its code is, if it is a defined function of that name.
-func (im *image) functionAt(symbol, names uint64, name string) (uint64, bool, error) {
+func (im *image) functionAt(symbol, names uint64, name string) (function, bool, error) {
 	entry := make([]byte, symbolSize)
 	if err := im.r.read(entry, symbol); err != nil {
-		return 0, false, err
+		return function{}, false, err
 	}
 	le := binary.LittleEndian
 	// An IFUNC is chosen at run time and its value is only the chooser.
 	if elf.ST_TYPE(entry[4]) != elf.STT_FUNC || le.Uint16(entry[6:]) == uint16(elf.SHN_UNDEF) {
-		return 0, false, nil
+		return function{}, false, nil
 	}
 	if same, err := im.r.isText(name, names+uint64(le.Uint32(entry))); !same || err != nil {
-		return 0, false, err
+		return function{}, false, err
 	}
-	offset, ok := im.fileOffset(le.Uint64(entry[8:]), true)
-	return offset, ok, nil
+	f, ok := im.function(entry)
+	return f, ok, nil
+}
+
+// function places the function of an entry of a symbol table.
+func (im *image) function(entry []byte) (function, bool) {
+	f := function{address: binary.LittleEndian.Uint64(entry[8:]), size: binary.LittleEndian.Uint64(entry[16:])}
+	var ok bool
+	f.offset, ok = im.fileOffset(f.address, true)
+	return f, ok
 }
 
 // linked looks functions up in .symtab, which only files that were not stripped have. The names are searched first, so
-// that the symbols can be streamed by number, without a random read for each. The result is file offsets.
-func (im *image) linked(names []string) (map[string]uint64, error) {
-	found := map[string]uint64{}
+// that the symbols can be streamed by number, without a random read for each.
+func (im *image) linked(names []string) (map[string]function, error) {
+	found := map[string]function{}
 	for _, s := range im.sections {
 		if s.kind != uint32(elf.SHT_SYMTAB) || s.entry != symbolSize || int(s.link) >= len(im.sections) {
 			continue
@@ -206,8 +221,8 @@ func (im *image) linked(names []string) (map[string]uint64, error) {
 			if !ok || elf.ST_TYPE(entry[4]) != elf.STT_FUNC || le.Uint16(entry[6:]) == uint16(elf.SHN_UNDEF) {
 				return true, nil
 			}
-			if offset, ok := im.fileOffset(le.Uint64(entry[8:]), true); ok {
-				found[name] = offset
+			if f, ok := im.function(entry); ok {
+				found[name] = f
 			}
 			return len(found) < len(names), nil
 		})

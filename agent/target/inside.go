@@ -1,0 +1,152 @@
+package target
+
+import (
+	"debug/elf"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Inside is the answer to the search for a cheaper place inside a function.
+type Inside struct {
+	Place
+	Refused string // why there is none; "" where Place is one
+}
+
+// pair is two functions that do one thing by one function of the library's own:
+//
+//	int SSL_read(SSL *s, void *buf, int num)                                  calls inner(s, buf, num, &done)
+//	int SSL_read_ex(SSL *s, void *buf, size_t num, size_t *done)              calls inner(s, buf, num, done)
+//
+// OpenSSL 1.1.1 to 3.x are written like that (ssl/ssl_lib.c); whether a build is, its code says. What inner has as
+// arguments is what the programs for the second function expect.
+type pair struct {
+	plain, ex   string
+	not         []string // what does the like, and is not to be mistaken for it
+	static      string   // how inner is called where a symbol table has it
+	enter, exit string   // BPF programs
+}
+
+func pairs() []pair {
+	peeks := []string{"SSL_peek", "SSL_peek_ex"}
+	return []pair{
+		{"SSL_read", "SSL_read_ex", peeks, "ssl_read_internal", "ssl_read_ex_enter", "ssl_read_ex_exit"},
+		{"SSL_write", "SSL_write_ex", peeks, "ssl_write_internal", "ssl_write_ex_enter", "ssl_write_ex_exit"},
+	}
+}
+
+// withWitnesses adds the names that testify about those asked for.
+func withWitnesses(names []string) []string {
+	all := slices.Clone(names)
+	for _, p := range pairs() {
+		if slices.Contains(names, p.plain) && slices.Contains(names, p.ex) {
+			all = append(all, p.static)
+			all = append(all, p.not...)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// errElsewhere says that the code does not show that all calls pass one place with arguments that are known.
+var errElsewhere = errors.New("no single call gets its arguments")
+
+// inside looks for cheaper places in the pairs of which a function is dear to probe. A doubt is a refusal: then the probes
+// stay at the entry, where nothing can be mistaken.
+func (im *image) inside(found map[string]function, places map[string]Place) (map[string]Inside, error) {
+	list := map[string]Inside{}
+	targets := map[uint64]string{}
+	for _, p := range pairs() {
+		plain, ok := places[p.plain]
+		ex, also := places[p.ex]
+		if !ok || plain.Class == Emulated && (!also || ex.Class == Emulated) {
+			continue
+		}
+		in, target, err := im.insidePair(p, found)
+		if errors.Is(err, ErrBudget) {
+			return nil, err
+		}
+		if other, taken := targets[target]; err == nil && taken {
+			err = fmt.Errorf("%s calls the same function", other)
+		}
+		if err != nil {
+			in = Inside{Refused: err.Error()}
+		} else {
+			targets[target] = p.plain
+		}
+		list[p.plain] = in
+		if also {
+			list[p.ex] = in
+		}
+	}
+	return list, nil
+}
+
+// insidePair finds the function that both of a pair call, as two witnesses that agree.
+func (im *image) insidePair(p pair, found map[string]function) (Inside, uint64, error) {
+	if im.machine != elf.EM_X86_64 {
+		return Inside{}, 0, errors.New("calls are followed in code for amd64 only")
+	}
+	if _, ok := found[p.ex]; !ok {
+		return Inside{}, 0, fmt.Errorf("there is no %s to compare with", p.ex)
+	}
+	plain, err := im.callee(found[p.plain], plainArguments)
+	if err != nil {
+		return Inside{}, 0, fmt.Errorf("%s: %w", p.plain, err)
+	}
+	ex, err := im.callee(found[p.ex], exArguments)
+	if err != nil {
+		return Inside{}, 0, fmt.Errorf("%s: %w", p.ex, err)
+	}
+	if plain != ex {
+		return Inside{}, 0, fmt.Errorf("%s and %s call two functions", p.plain, p.ex)
+	}
+	for _, name := range p.not {
+		f, ok := found[name]
+		if !ok {
+			continue
+		}
+		calls, err := im.callees(f)
+		if err != nil {
+			return Inside{}, 0, fmt.Errorf("%s: %w", name, err)
+		}
+		if slices.Contains(calls, plain) {
+			return Inside{}, 0, fmt.Errorf("%s calls the same function", name)
+		}
+	}
+	name := "call target of " + p.ex
+	if f, ok := found[p.static]; ok {
+		if f.address != plain {
+			return Inside{}, 0, fmt.Errorf("the symbol table has %s elsewhere", p.static)
+		}
+		name = p.static + ", " + name
+	}
+	offset, ok := im.fileOffset(plain, true)
+	if !ok {
+		return Inside{}, 0, errors.New("the function that is called lies outside of the file's code")
+	}
+	place, err := im.place(offset)
+	if err != nil {
+		return Inside{}, 0, err
+	}
+	if place.Class != Emulated {
+		return Inside{}, 0, fmt.Errorf("the function that is called begins with %s, which is no cheaper", place.Name)
+	}
+	return Inside{Place: Place{Name: name, Offset: place.Offset, Class: place.Class, Enter: p.enter, Exit: p.exit}}, plain, nil
+}
+
+// plainArguments are those that SSL_read and SSL_write hand on: the number as it was widened, and for what was done the
+// address of a variable of their own.
+func plainArguments(r *registers) bool {
+	return r.passes(0, 0) && r.passes(1, 1) && r[rdx] == value{extended, 2} && r[rcx].kind == frame
+}
+
+// exArguments are those of SSL_read_ex and SSL_write_ex as they came.
+func exArguments(r *registers) bool {
+	return r.passes(0, 0) && r.passes(1, 1) && r.passes(2, 2) && r.passes(3, 3)
+}
+
+// fiveArguments is how OpenSSL hands on since 3.3: ssl_write_internal(s, buf, num, flags, &done).
+func fiveArguments(r *registers) bool {
+	return r.passes(0, 0) && r.passes(1, 1) && (r[r8].kind == frame || r[r8] == value{argument, 3})
+}
