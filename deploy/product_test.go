@@ -14,6 +14,7 @@ type product struct {
 	t    testing.TB
 	bin  programs
 	data string
+	from time.Time // the start of the agent that ready waits for, or any time before it
 }
 
 // The lines of DESIGN's contracts, as far as the tests read them.
@@ -48,6 +49,7 @@ type (
 		Connected bool
 		Calls     uint64
 		Health    struct {
+			Epoch    uint64
 			Rungs    map[string]string
 			Counts   []countLine
 			Probes   []struct{ Library, Path, State, Reason string }
@@ -84,13 +86,13 @@ func upIn(t testing.TB, data string, args ...string) *product {
 	if !strings.Contains(strings.Join(args, " "), "--target") {
 		args = append(args, "--target", "netns=self")
 	}
-	p := &product{t: t, bin: bin, data: data}
+	p := &product{t: t, bin: bin, data: data, from: time.Now()}
 	p.process = begin(t, exec.Command(bin.spile, append([]string{"up", "--data", data}, args...)...))
 	p.ready()
 	return p
 }
 
-// ready waits until an agent is connected and has said which hooks it uses.
+// ready waits until an agent that started after p.from is connected and has said which hooks it uses.
 func (p *product) ready() {
 	p.t.Helper()
 	eventually(p.t, 60*time.Second, "an agent that watches", func() bool {
@@ -101,7 +103,7 @@ func (p *product) ready() {
 		}
 		out, err := exec.Command(p.bin.spile, "agents", "--data", p.data, "-o", "json").Output()
 		var a agentLine
-		return err == nil && json.Unmarshal(out, &a) == nil && a.Connected && len(a.Health.Rungs) > 0
+		return err == nil && json.Unmarshal(out, &a) == nil && a.Connected && len(a.Health.Rungs) > 0 && a.Health.Epoch > uint64(p.from.UnixNano())
 	})
 }
 
@@ -156,15 +158,25 @@ func (p *product) total() uint64 {
 	return sum
 }
 
+// An agent comes back to its collector within 5 s; a busy machine needs longer.
+const (
+	patience     = 20 * time.Second
+	secondGlance = 5 * time.Second
+)
+
 // settled waits until n calls are in the inventory, or until the figure has stood still for a while, and returns it.
 func (p *product) settled(n uint64) uint64 {
 	p.t.Helper()
-	last, since := p.total(), time.Now()
-	for last != n && time.Since(since) < 5*time.Second {
+	began := time.Now()
+	last, since := p.total(), began
+	for last < n && time.Since(since) < patience || last > n && time.Since(since) < secondGlance {
 		time.Sleep(200 * time.Millisecond)
 		if now := p.total(); now != last {
 			last, since = now, time.Now()
 		}
+	}
+	if last != n {
+		p.t.Logf("%d of %d calls after %v, %v without a change; the agent's account: %+v", last, n, time.Since(began), time.Since(since), p.agent().Health.Counts)
 	}
 	return last
 }

@@ -117,6 +117,7 @@ func TestSmokeAgentKilled(t *testing.T) {
 	eventually(t, 10*time.Second, "calls", func() bool { return p.total() > 200 })
 	agent := p.agentPID()
 	programs, links := held(t, agent)
+	p.from = time.Now()
 	must(t, syscall.Kill(agent, syscall.SIGKILL))
 	gone(t, programs, links)
 	p.ready()

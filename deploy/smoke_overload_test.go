@@ -62,5 +62,6 @@ func (p *pair) startAgent(env ...string) {
 	cmd := exec.Command(p.bin.agent, "--collector", "127.0.0.1:7741", "--data", filepath.Join(p.dir, "agent"), "--target", "netns=self", "--target", "!port=7741")
 	cmd.Env = append(os.Environ(), "SPILE_NODE=n1", "SPILE_CA="+p.dir+"/ca.crt", "SPILE_CERT="+p.dir+"/agent.crt", "SPILE_KEY="+p.dir+"/agent.key")
 	cmd.Env = append(cmd.Env, env...)
+	p.from = time.Now()
 	p.agentProc = begin(p.t, cmd)
 }

@@ -18,6 +18,16 @@ const (
 	maxLineBytes   = 1024
 )
 
+// begin forgets what an earlier run of the agent reported: beside "connected" it would look like what this run does, which
+// may not have attached to anything yet.
+func (s *Server) begin(a *agent, epoch uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a.health.GetEpoch() != epoch {
+		a.health = nil
+	}
+}
+
 // health keeps the report and measures the skew: a report is sent as it is made, whereas a batch may
 // have waited in the spool.
 func (s *Server) health(a *agent, h *v1.Health) {

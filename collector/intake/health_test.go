@@ -2,6 +2,7 @@ package intake
 
 import (
 	"fmt"
+	"io"
 	"math"
 	"strings"
 	"testing"
@@ -45,6 +46,36 @@ func TestAHealthReportIsKeptAsItIs(t *testing.T) {
 	got, c := report(t, want)
 	if !proto.Equal(got, want) || c.HealthRowsDropped != 0 || c.HealthAltered != 0 {
 		t.Errorf("%d rows of %d, %+v", len(got.GetCoverage()), len(want.GetCoverage()), c)
+	}
+}
+
+// A run that has not reported yet is not shown with the hooks of the one before; one that only comes back still has its own.
+func TestAHealthReportEndsWithItsRun(t *testing.T) {
+	s := newServer(t, &shelf{})
+	client, _, _ := serve(t, s)
+	for _, c := range []struct {
+		epoch uint64
+		kept  bool
+	}{{9, false}, {9, true}, {10, false}} {
+		stream, err := client.Publish(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream.Send(&v1.PublishRequest{Of: &v1.PublishRequest_Hello{Hello: &v1.Hello{Epoch: c.epoch}}})
+		if m, err := stream.Recv(); err != nil || m.GetWelcome() == nil {
+			t.Fatalf("%v, %v", m, err)
+		}
+		if a := s.Agents()[0]; !a.Connected || a.Health != nil != c.kept {
+			t.Errorf("epoch %d is connected (%t) with the report %v", c.epoch, a.Connected, a.Health)
+		}
+		stream.Send(&v1.PublishRequest{Of: &v1.PublishRequest_Health{Health: &v1.Health{Epoch: c.epoch, Rungs: map[string]string{"socket": "tp_btf"}}}})
+		stream.CloseSend()
+		if m, err := stream.Recv(); err != io.EOF {
+			t.Fatalf("%v, %v", m, err)
+		}
+		if got := s.Agents()[0].Health; got.GetEpoch() != c.epoch {
+			t.Errorf("epoch %d: the report is %v", c.epoch, got)
+		}
 	}
 }
 

@@ -44,6 +44,7 @@ func (s *Server) Publish(stream grpc.BidiStreamingServer[v1.PublishRequest, v1.P
 		return err
 	}
 	defer s.disconnect(a)
+	s.begin(a, hello.Epoch)
 	welcome := &v1.Welcome{Key: s.cfg.Key, KeyEpoch: s.cfg.KeyEpoch, CreditBytes: s.cfg.Credit,
 		MaxBatchBytes: s.cfg.MaxBatchBytes, Collector: s.cfg.Collector}
 	if err := stream.Send(&v1.PublishResponse{Of: &v1.PublishResponse_Welcome{Welcome: welcome}}); err != nil {
