@@ -30,7 +30,7 @@ var mayImport = map[string][]string{
 	"agent/chunk":           {},
 	"agent/doctor":          {"bpf", "github.com/cilium/ebpf/...", "golang.org/x/sys/unix"},
 	"agent/guard":           {},
-	"agent/gate":            {"bpf", "github.com/cilium/ebpf/...", "golang.org/x/sys/unix"},
+	"agent/gate":            {"github.com/cilium/ebpf/...", "golang.org/x/sys/unix"},
 	"agent/source":          {"bpf", "agent/chunk", "golang.org/x/sys/unix"},
 	"agent/target":          {"bpf", "golang.org/x/arch/x86/x86asm", "golang.org/x/sys/unix"},
 	"agent/probe":           {"bpf", "agent/target", "github.com/cilium/ebpf/...", "golang.org/x/sys/unix"},

@@ -1,0 +1,18 @@
+#include "textflag.h"
+
+// A branch: arm64 emulates those, and steps what a push would be there.
+TEXT ·pushed(SB), NOSPLIT|NOFRAME, $0-0
+	B next
+next:
+	RET
+
+TEXT ·moved(SB), NOSPLIT|NOFRAME, $0-0
+	MOVD R0, R0
+	RET
+
+TEXT ·places(SB), NOSPLIT, $0-16
+	MOVD $·pushed(SB), R0
+	MOVD R0, pushed+0(FP)
+	MOVD $·moved(SB), R0
+	MOVD R0, moved+8(FP)
+	RET
