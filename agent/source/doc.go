@@ -1,7 +1,7 @@
 // Package source turns what the kernel said into chunks and process events, in an order the rest can rely on.
 //
 //	bpf.Record ──Ring──▶ *chunk.Chunk   a piece of a stream, or its end
-//	                 └─▶ Process        a program began, or a process ended
+//	                 └─▶ Process        a program began, a process crashed, or it ended
 //
 // The kernel keeps two rings: data, and control (ends of streams, exec, exit), so that a flood of data cannot starve
 // the control events. Two rings have no common order, so Ring restores the one that matters: a Close is handed on

@@ -184,6 +184,28 @@ func TestProcessesAndForget(t *testing.T) {
 	}
 }
 
+// A crash is told before the exit that it leads to, with the kernel's facts; it ends no stream.
+func TestCrash(t *testing.T) {
+	tb := &table{}
+	r, got, err := run(t, []any{
+		event(bpf.EventCrash, bpf.Event{Tgid: 5, Start: 3, Offset: 8, PeerOffset: 9, Seq: 11, Heads: 1, Stream: 77, Flags: 1, Cgroup: 6, Time: 4, ConnBirth: 2}),
+		bpf.ErrDrained,
+	}, tb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := got.processes[0]
+	if p.Kind != Crash || p.TGID != 5 || p.Start != 3 || p.Exe != (bpf.FileID{Dev: 8, Ino: 9}) || p.Time != 4 || p.Cgroup != 6 {
+		t.Errorf("crash %+v", p)
+	}
+	if c := p.Crash; c.Signal != 11 || c.Code != 1 || c.Slot != 77 || !c.InCall || c.AtSite || c.Time != 2 {
+		t.Errorf("facts %+v", c)
+	}
+	if len(tb.asked) != 0 || r.Counts() != (Counts{Processes: 1, Crashes: 1}) {
+		t.Errorf("asked to forget %v, counts %+v", tb.asked, r.Counts())
+	}
+}
+
 func TestFailuresEndRun(t *testing.T) {
 	broken := errors.New("broken")
 	if _, _, err := run(t, []any{broken}, &table{}); !errors.Is(err, broken) {
