@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* How many bytes one cgroup may cost. With cgroup v1 alone every process is in the same one. */
+/*
+ * How many bytes one cgroup may cost: what its budget says, and, while the ring is nearly full, its share of what is left,
+ * so that one that floods the ring leaves room for the others. With cgroup v1 alone every process is in the same one.
+ */
 #ifndef SPILE_BUDGET_H
 #define SPILE_BUDGET_H
 
-const volatile __u64 budget_bytes = 0; /* per second and cgroup; 0 = no limit */
+const volatile __u64 budget_bytes = 0;      /* per second and cgroup; 0 = no limit */
+const volatile __u64 share_bytes = 1 << 20; /* the same under pressure */
 
 struct budget {
 	__s64 left; /* bytes */
@@ -17,15 +21,22 @@ struct {
 	__type(value, struct budget);
 } budgets SEC(".maps");
 
-/* Takes n bytes from the cgroup's budget: a bucket that holds what one second gives. */
-static __noinline __attribute__((unused)) bool afford(__u64 cgroup, __u32 n)
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, __u64); /* cgroup */
+	__type(value, struct budget);
+} shares SEC(".maps");
+
+/* Takes n bytes from a bucket that holds what one second gives. */
+static __always_inline bool take(void *buckets, __u64 cgroup, __u64 rate, __u32 n)
 {
 	__u64 now = bpf_ktime_get_boot_ns(), elapsed;
-	struct budget *b = bpf_map_lookup_elem(&budgets, &cgroup), full = {.left = budget_bytes, .time = now};
+	struct budget *b = bpf_map_lookup_elem(buckets, &cgroup), full = {.left = rate, .time = now};
 
 	if (!b) {
-		bpf_map_update_elem(&budgets, &cgroup, &full, BPF_NOEXIST);
-		b = bpf_map_lookup_elem(&budgets, &cgroup);
+		bpf_map_update_elem(buckets, &cgroup, &full, BPF_NOEXIST);
+		b = bpf_map_lookup_elem(buckets, &cgroup);
 		if (!b) {
 			count(LOST_BUDGETS_FULL, 1);
 			return true;
@@ -36,14 +47,14 @@ static __noinline __attribute__((unused)) bool afford(__u64 cgroup, __u32 n)
 		/* another processor refilled it since */
 	} else if (elapsed >= 1000000000) {
 		b->time = now;
-		b->left += budget_bytes;
-		if (b->left > (__s64)budget_bytes)
-			b->left = budget_bytes;
+		b->left += rate;
+		if (b->left > (__s64)rate)
+			b->left = rate;
 	} else if (elapsed >= 1000000) { /* two processors may refill at once: a millisecond's worth too much */
 		b->time = now;
-		b->left += elapsed / 1000 * budget_bytes / 1000000;
-		if (b->left > (__s64)budget_bytes)
-			b->left = budget_bytes;
+		b->left += elapsed / 1000 * rate / 1000000;
+		if (b->left > (__s64)rate)
+			b->left = rate;
 	}
 	/* What is larger than the bucket goes into debt, or it would never pass. */
 	if (b->left <= 0)
@@ -52,17 +63,14 @@ static __noinline __attribute__((unused)) bool afford(__u64 cgroup, __u32 n)
 	return true;
 }
 
-/* Bytes that the cgroup may not cost: like a full ring, they show as a gap with a place and a number of heads. */
-static __always_inline int refuse_budget(struct stream *s, __u32 d, __u32 length)
+static __noinline __attribute__((unused)) bool afford(__u64 cgroup, __u32 n)
 {
-	count(LOST_BUDGET_CALLS, 1);
-	count(LOST_BUDGET_BYTES, length);
-	count(LOST_BUDGET_HEADS, s->begun[d]);
-	s->heads[d] += s->begun[d];
-	s->begun[d] = 0;
-	s->offset[d] += length;
-	s->seq[d]++;
-	return 0;
+	return take(&budgets, cgroup, budget_bytes, n);
+}
+
+static __noinline __attribute__((unused)) bool afford_share(__u64 cgroup, __u32 n)
+{
+	return take(&shares, cgroup, share_bytes, n);
 }
 
 #endif

@@ -26,6 +26,11 @@ enum count {
 	COUNT_BOUND_BY_LENGTH,    /* TLS streams whose socket was found by the lengths of what it moved */
 	COUNT_OLD_CONNS,          /* connections that were open when the hooks came */
 	COUNT_QUIC_BYTES,         /* of selected UDP sockets that speak QUIC */
+	COUNT_SHED_BYTES,         /* of responses that the policy does not let be read */
+	COUNT_SHED_HEADS,         /* heads of messages in them */
+	COUNT_SAMPLED_STREAMS,    /* that are not read, because one in some is */
+	COUNT_SAMPLED_BYTES,      /* that they moved */
+	COUNT_SAMPLED_HEADS,      /* heads of messages in them */
 	LOST_RING_FULL,           /* events */
 	LOST_RING_FULL_BYTES,     /* bytes they stood for */
 	LOST_RING_FULL_HEADS,     /* heads of HTTP messages in them */
@@ -47,6 +52,9 @@ enum count {
 	LOST_BUDGET_CALLS,        /* reads and writes that the budget of their cgroup did not cover */
 	LOST_BUDGET_BYTES,        /* bytes that they moved */
 	LOST_BUDGET_HEADS,        /* heads of messages in them */
+	LOST_PRESSURE_CALLS,      /* reads and writes beyond the share of their cgroup, while the ring was nearly full */
+	LOST_PRESSURE_BYTES,
+	LOST_PRESSURE_HEADS,
 	LOST_BUDGETS_FULL,        /* reads and writes of cgroups without room in the table of budgets: not limited */
 	LOST_RETURNS,             /* returns of socket calls that a kretprobe missed: bytes without a buffer */
 	LOST_FRAMES,              /* times the frames of an HTTP/2 client were lost: requests since then show by the next id */

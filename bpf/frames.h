@@ -170,14 +170,27 @@ static __noinline int follow(struct stream *s, struct io *io)
 }
 
 /* A message of HTTP/1 begins. */
-static __always_inline void begin_message(struct stream *s, struct io *io)
+static __always_inline void begin_message(struct stream *s, struct io *io, const union head *head)
 {
+	__u64 first = head->word[0];
 	__u32 d = io->direction & 1;
 
+	if (STARTS("HTTP/1."))
+		s->response = d + 1;
 	io->flags |= FLAG_HEAD;
 	s->begun[d] = 1;
 	s->taken[d] = 0;
 	s->capped |= 1 << d;
+}
+
+/* Whether a buffer is one DATA frame, as far as its beginning tells. */
+static __always_inline bool is_data_frame(const struct frames *f, const struct io *io, const union head *head)
+{
+	const __u8 *b = head->byte;
+
+	if (f->direction == io->direction && (f->left || f->have))
+		return false;
+	return b[3] == FRAME_DATA && is_frame(b, true) && frame_length(b) + FRAME_HEAD_BYTES >= io->length;
 }
 
 /* Looks at the first bytes of a call: does a message begin, and which? */
@@ -194,7 +207,7 @@ static __noinline int look(struct stream *s, struct io *io, const union head *he
 			f->direction = io->direction;
 			f->left = PREFACE_BYTES;
 		} else if (is_http_head(head)) {
-			begin_message(s, io);
+			begin_message(s, io, head);
 		} else if (!(s->flags & FLAG_FRESH) && is_request_frame(head)) {
 			s->capped = 0;
 			f->state = FRAMES_FOLLOWED;
@@ -205,9 +218,10 @@ static __noinline int look(struct stream *s, struct io *io, const union head *he
 			f->state = FRAMES_FOLLOWED;
 		} else if (is_http_head(head)) { /* bytes of HTTP/1 were taken for a frame */
 			f->state = FRAMES_NONE;
-			begin_message(s, io);
+			begin_message(s, io, head);
 		}
 	}
+	io->brief = f->state != FRAMES_NONE && is_data_frame(f, io, head);
 	if (is_followed(s, io->direction))
 		follow(s, io);
 	return 0;

@@ -22,9 +22,11 @@ const (
 	gotlsMapCounts            = "counts"
 	gotlsMapCoverages         = "coverages"
 	gotlsMapDataRing          = "data_ring"
+	gotlsMapLosses            = "losses"
 	gotlsMapMemoryIos         = "memory_ios"
 	gotlsMapMutes             = "mutes"
 	gotlsMapPendings          = "pendings"
+	gotlsMapPolicies          = "policies"
 	gotlsMapPrefixes          = "prefixes"
 	gotlsMapProbeHits         = "probe_hits"
 	gotlsMapSelectCgroup      = "select_cgroup"
@@ -33,6 +35,8 @@ const (
 	gotlsMapSelectPid         = "select_pid"
 	gotlsMapSelectPort        = "select_port"
 	gotlsMapSelectSelf        = "select_self"
+	gotlsMapShares            = "shares"
+	gotlsMapSheds             = "sheds"
 	gotlsMapSiteChecks        = "site_checks"
 	gotlsMapTlsCalls          = "tls_calls"
 	gotlsMapTlsStreams        = "tls_streams"
@@ -48,6 +52,8 @@ const (
 	gotlsVarIncludeCgroups    = "include_cgroups"
 	gotlsVarIncludeKinds      = "include_kinds"
 	gotlsVarMessageBytes      = "message_bytes"
+	gotlsVarPressureBytes     = "pressure_bytes"
+	gotlsVarShareBytes        = "share_bytes"
 )
 
 // loadGotls returns the embedded CollectionSpec for gotls.
@@ -109,9 +115,11 @@ type gotlsMapSpecs struct {
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
 	Coverages    *ebpf.MapSpec `ebpf:"coverages"`
 	DataRing     *ebpf.MapSpec `ebpf:"data_ring"`
+	Losses       *ebpf.MapSpec `ebpf:"losses"`
 	MemoryIos    *ebpf.MapSpec `ebpf:"memory_ios"`
 	Mutes        *ebpf.MapSpec `ebpf:"mutes"`
 	Pendings     *ebpf.MapSpec `ebpf:"pendings"`
+	Policies     *ebpf.MapSpec `ebpf:"policies"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
 	ProbeHits    *ebpf.MapSpec `ebpf:"probe_hits"`
 	SelectCgroup *ebpf.MapSpec `ebpf:"select_cgroup"`
@@ -120,6 +128,8 @@ type gotlsMapSpecs struct {
 	SelectPid    *ebpf.MapSpec `ebpf:"select_pid"`
 	SelectPort   *ebpf.MapSpec `ebpf:"select_port"`
 	SelectSelf   *ebpf.MapSpec `ebpf:"select_self"`
+	Shares       *ebpf.MapSpec `ebpf:"shares"`
+	Sheds        *ebpf.MapSpec `ebpf:"sheds"`
 	SiteChecks   *ebpf.MapSpec `ebpf:"site_checks"`
 	TlsCalls     *ebpf.MapSpec `ebpf:"tls_calls"`
 	TlsStreams   *ebpf.MapSpec `ebpf:"tls_streams"`
@@ -136,6 +146,8 @@ type gotlsVariableSpecs struct {
 	IncludeCgroups *ebpf.VariableSpec `ebpf:"include_cgroups"`
 	IncludeKinds   *ebpf.VariableSpec `ebpf:"include_kinds"`
 	MessageBytes   *ebpf.VariableSpec `ebpf:"message_bytes"`
+	PressureBytes  *ebpf.VariableSpec `ebpf:"pressure_bytes"`
+	ShareBytes     *ebpf.VariableSpec `ebpf:"share_bytes"`
 }
 
 // gotlsObjects contains all objects after they have been loaded into the kernel.
@@ -164,9 +176,11 @@ type gotlsMaps struct {
 	Counts       *ebpf.Map `ebpf:"counts"`
 	Coverages    *ebpf.Map `ebpf:"coverages"`
 	DataRing     *ebpf.Map `ebpf:"data_ring"`
+	Losses       *ebpf.Map `ebpf:"losses"`
 	MemoryIos    *ebpf.Map `ebpf:"memory_ios"`
 	Mutes        *ebpf.Map `ebpf:"mutes"`
 	Pendings     *ebpf.Map `ebpf:"pendings"`
+	Policies     *ebpf.Map `ebpf:"policies"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
 	ProbeHits    *ebpf.Map `ebpf:"probe_hits"`
 	SelectCgroup *ebpf.Map `ebpf:"select_cgroup"`
@@ -175,6 +189,8 @@ type gotlsMaps struct {
 	SelectPid    *ebpf.Map `ebpf:"select_pid"`
 	SelectPort   *ebpf.Map `ebpf:"select_port"`
 	SelectSelf   *ebpf.Map `ebpf:"select_self"`
+	Shares       *ebpf.Map `ebpf:"shares"`
+	Sheds        *ebpf.Map `ebpf:"sheds"`
 	SiteChecks   *ebpf.Map `ebpf:"site_checks"`
 	TlsCalls     *ebpf.Map `ebpf:"tls_calls"`
 	TlsStreams   *ebpf.Map `ebpf:"tls_streams"`
@@ -188,9 +204,11 @@ func (m *gotlsMaps) Close() error {
 		m.Counts,
 		m.Coverages,
 		m.DataRing,
+		m.Losses,
 		m.MemoryIos,
 		m.Mutes,
 		m.Pendings,
+		m.Policies,
 		m.Prefixes,
 		m.ProbeHits,
 		m.SelectCgroup,
@@ -199,6 +217,8 @@ func (m *gotlsMaps) Close() error {
 		m.SelectPid,
 		m.SelectPort,
 		m.SelectSelf,
+		m.Shares,
+		m.Sheds,
 		m.SiteChecks,
 		m.TlsCalls,
 		m.TlsStreams,
@@ -216,6 +236,8 @@ type gotlsVariables struct {
 	IncludeCgroups *ebpf.Variable `ebpf:"include_cgroups"`
 	IncludeKinds   *ebpf.Variable `ebpf:"include_kinds"`
 	MessageBytes   *ebpf.Variable `ebpf:"message_bytes"`
+	PressureBytes  *ebpf.Variable `ebpf:"pressure_bytes"`
+	ShareBytes     *ebpf.Variable `ebpf:"share_bytes"`
 }
 
 // gotlsPrograms contains all programs after they have been loaded into the kernel.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -44,6 +45,7 @@ type Objects struct {
 	counts             []countName
 	rungs              map[string]string
 	uprobeMulti        bool
+	policy             uint32              // version of the last SetShed
 	netns              map[uint32]struct{} // namespaces to include, for Processes; nil = all
 	pids, includesPIDs bool                // rules about processes exist; inclusions among them
 }
@@ -87,6 +89,9 @@ func (o *Objects) load(options Options) error {
 		return err
 	}
 	if err := o.attachSockets(specs.sock, kernel, options.SocketRung); err != nil {
+		return err
+	}
+	if err := o.openLosses(); err != nil {
 		return err
 	}
 	return o.loadTLS(specs, options.NoUprobeMulti)
@@ -140,6 +145,8 @@ func loadSpecs(options Options) (s specs, err error) {
 			"capture_bytes":   uint32(options.CaptureBytes),
 			"message_bytes":   uint32(options.MessageBytes),
 			"budget_bytes":    uint64(options.BudgetBytes),
+			"pressure_bytes":  uint64(options.RingBytes) / 4 * 3,
+			"share_bytes":     uint64(options.RingBytes) / 16,
 		} {
 			// An object has only the variables that its programs use.
 			if v := spec.Variables[name]; v != nil {
@@ -168,7 +175,7 @@ func (o *Objects) add(spec *ebpf.CollectionSpec, what string) error {
 	o.collections = append(o.collections, c)
 	for name, m := range c.Maps {
 		// Each object has read-only data of its own.
-		if shared[name] == nil && spec.Maps[name].Type != ebpf.Array {
+		if shared[name] == nil && !strings.HasPrefix(name, ".") {
 			o.maps[name] = m
 		}
 	}

@@ -35,11 +35,24 @@ func TestRingFull(t *testing.T) {
 			heads++
 		}
 	}
-	if missing == 0 || missing != tp.count("ring_full_bytes") {
-		t.Errorf("%d bytes missing between offsets, %d counted", missing, tp.count("ring_full_bytes"))
+	if counted := tp.count("ring_full_bytes") + tp.count("pressure_bytes"); missing == 0 || missing != counted {
+		t.Errorf("%d bytes missing between offsets, %d counted", missing, counted)
 	}
-	if lost := tp.count("ring_full_heads"); lost == 0 || heads+lost != 2*requests {
+	lost := tp.count("ring_full_heads") + tp.count("pressure_heads")
+	if lost == 0 || heads+lost != 2*requests {
 		t.Errorf("%d heads seen and %d lost, want %d together", heads, lost, 2*requests)
+	}
+	losses, err := tp.CgroupLosses()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var byCgroup CgroupLoss
+	for _, l := range losses {
+		byCgroup.Bytes += l.Bytes
+		byCgroup.Heads += l.Heads
+	}
+	if byCgroup.Bytes != missing || byCgroup.Heads != lost {
+		t.Errorf("by cgroup %+v, want %d bytes and %d heads", losses, missing, lost)
 	}
 	events := uint64(s.side[egress].events + s.side[ingress].events)
 	if events != tp.count("events") {

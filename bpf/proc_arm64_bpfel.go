@@ -62,6 +62,10 @@ type procConn struct {
 			Direction uint8
 			Missed    uint8
 		}
+		Policy   uint32
+		Shed     uint8
+		Response uint8
+		Pad      [2]uint8
 	}
 	Tls          procTlsKey
 	Uncovered    uint64
@@ -101,33 +105,41 @@ const (
 	procCountCOUNT_BOUND_BY_LENGTH    procCount = 16
 	procCountCOUNT_OLD_CONNS          procCount = 17
 	procCountCOUNT_QUIC_BYTES         procCount = 18
-	procCountLOST_RING_FULL           procCount = 19
-	procCountLOST_RING_FULL_BYTES     procCount = 20
-	procCountLOST_RING_FULL_HEADS     procCount = 21
-	procCountLOST_CONTROL_RING_FULL   procCount = 22
-	procCountLOST_CONNS_FULL          procCount = 23
-	procCountLOST_STREAMS_FULL        procCount = 24
-	procCountLOST_CALLS_FULL          procCount = 25
-	procCountLOST_CALLS_NESTED        procCount = 26
-	procCountLOST_CALLS_ABANDONED     procCount = 27
-	procCountLOST_CALLS_KILLED        procCount = 28
-	procCountLOST_ORPHAN_RETURNS      procCount = 29
-	procCountLOST_COVERAGE_FULL       procCount = 30
-	procCountLOST_MPTCP_BYTES         procCount = 31
-	procCountLOST_MEMORY_FULL         procCount = 32
-	procCountLOST_PREFIXES_FULL       procCount = 33
-	procCountLOST_PIDS_FULL           procCount = 34
-	procCountLOST_USER_FAULTS         procCount = 35
-	procCountLOST_USER_FAULT_BYTES    procCount = 36
-	procCountLOST_BUDGET_CALLS        procCount = 37
-	procCountLOST_BUDGET_BYTES        procCount = 38
-	procCountLOST_BUDGET_HEADS        procCount = 39
-	procCountLOST_BUDGETS_FULL        procCount = 40
-	procCountLOST_RETURNS             procCount = 41
-	procCountLOST_FRAMES              procCount = 42
-	procCountLOST_TRUNCATED_BYTES     procCount = 43
-	procCountLOST_UNSEEN_BYTES        procCount = 44
-	procCountCOUNT_MAX                procCount = 45
+	procCountCOUNT_SHED_BYTES         procCount = 19
+	procCountCOUNT_SHED_HEADS         procCount = 20
+	procCountCOUNT_SAMPLED_STREAMS    procCount = 21
+	procCountCOUNT_SAMPLED_BYTES      procCount = 22
+	procCountCOUNT_SAMPLED_HEADS      procCount = 23
+	procCountLOST_RING_FULL           procCount = 24
+	procCountLOST_RING_FULL_BYTES     procCount = 25
+	procCountLOST_RING_FULL_HEADS     procCount = 26
+	procCountLOST_CONTROL_RING_FULL   procCount = 27
+	procCountLOST_CONNS_FULL          procCount = 28
+	procCountLOST_STREAMS_FULL        procCount = 29
+	procCountLOST_CALLS_FULL          procCount = 30
+	procCountLOST_CALLS_NESTED        procCount = 31
+	procCountLOST_CALLS_ABANDONED     procCount = 32
+	procCountLOST_CALLS_KILLED        procCount = 33
+	procCountLOST_ORPHAN_RETURNS      procCount = 34
+	procCountLOST_COVERAGE_FULL       procCount = 35
+	procCountLOST_MPTCP_BYTES         procCount = 36
+	procCountLOST_MEMORY_FULL         procCount = 37
+	procCountLOST_PREFIXES_FULL       procCount = 38
+	procCountLOST_PIDS_FULL           procCount = 39
+	procCountLOST_USER_FAULTS         procCount = 40
+	procCountLOST_USER_FAULT_BYTES    procCount = 41
+	procCountLOST_BUDGET_CALLS        procCount = 42
+	procCountLOST_BUDGET_BYTES        procCount = 43
+	procCountLOST_BUDGET_HEADS        procCount = 44
+	procCountLOST_PRESSURE_CALLS      procCount = 45
+	procCountLOST_PRESSURE_BYTES      procCount = 46
+	procCountLOST_PRESSURE_HEADS      procCount = 47
+	procCountLOST_BUDGETS_FULL        procCount = 48
+	procCountLOST_RETURNS             procCount = 49
+	procCountLOST_FRAMES              procCount = 50
+	procCountLOST_TRUNCATED_BYTES     procCount = 51
+	procCountLOST_UNSEEN_BYTES        procCount = 52
+	procCountCOUNT_MAX                procCount = 53
 )
 
 type procCoverage struct {
@@ -191,6 +203,20 @@ type procFileId struct {
 	Ino uint64
 }
 
+type procLoss struct {
+	_      structs.HostLayout
+	Events uint64
+	Bytes  uint64
+	Heads  uint64
+}
+
+type procLossKey struct {
+	_      structs.HostLayout
+	Cgroup uint64
+	Reason uint32
+	Pad    uint32
+}
+
 type procMemoryIo struct {
 	_          structs.HostLayout
 	ReceivedBy uint64
@@ -205,6 +231,13 @@ type procPending struct {
 	_    structs.HostLayout
 	Sk   uint64
 	Time uint64
+}
+
+type procPolicy struct {
+	_       structs.HostLayout
+	All     procShed
+	Version uint32
+	Pad     uint32
 }
 
 type procPrefix struct {
@@ -230,6 +263,13 @@ type procProcessId struct {
 	Start uint64
 	Tgid  uint32
 	Pad   uint32
+}
+
+type procShed struct {
+	_     structs.HostLayout
+	OneIn uint32
+	Flags uint8
+	Pad   [3]uint8
 }
 
 type procSiteCheck struct {
@@ -302,6 +342,10 @@ type procTlsStream struct {
 			Direction uint8
 			Missed    uint8
 		}
+		Policy   uint32
+		Shed     uint8
+		Response uint8
+		Pad      [2]uint8
 	}
 	Sk        uint64
 	Prefixes  [4]procPrefix
@@ -325,9 +369,11 @@ const (
 	procMapCoverages       = "coverages"
 	procMapDataRing        = "data_ring"
 	procMapFaults          = "faults"
+	procMapLosses          = "losses"
 	procMapMemoryIos       = "memory_ios"
 	procMapMutes           = "mutes"
 	procMapPendings        = "pendings"
+	procMapPolicies        = "policies"
 	procMapPrefixes        = "prefixes"
 	procMapProbeHits       = "probe_hits"
 	procMapSelectCgroup    = "select_cgroup"
@@ -336,6 +382,8 @@ const (
 	procMapSelectPid       = "select_pid"
 	procMapSelectPort      = "select_port"
 	procMapSelectSelf      = "select_self"
+	procMapShares          = "shares"
+	procMapSheds           = "sheds"
 	procMapSiteChecks      = "site_checks"
 	procMapTlsCalls        = "tls_calls"
 	procMapTlsStreams      = "tls_streams"
@@ -351,6 +399,7 @@ const (
 	procVarIncludeCgroups  = "include_cgroups"
 	procVarIncludeKinds    = "include_kinds"
 	procVarMessageBytes    = "message_bytes"
+	procVarShareBytes      = "share_bytes"
 	procVarUnusedEvent     = "unused_event"
 	procVarUnusedProcess   = "unused_process"
 	procVarUnusedSiteCheck = "unused_site_check"
@@ -416,9 +465,11 @@ type procMapSpecs struct {
 	Coverages    *ebpf.MapSpec `ebpf:"coverages"`
 	DataRing     *ebpf.MapSpec `ebpf:"data_ring"`
 	Faults       *ebpf.MapSpec `ebpf:"faults"`
+	Losses       *ebpf.MapSpec `ebpf:"losses"`
 	MemoryIos    *ebpf.MapSpec `ebpf:"memory_ios"`
 	Mutes        *ebpf.MapSpec `ebpf:"mutes"`
 	Pendings     *ebpf.MapSpec `ebpf:"pendings"`
+	Policies     *ebpf.MapSpec `ebpf:"policies"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
 	ProbeHits    *ebpf.MapSpec `ebpf:"probe_hits"`
 	SelectCgroup *ebpf.MapSpec `ebpf:"select_cgroup"`
@@ -427,6 +478,8 @@ type procMapSpecs struct {
 	SelectPid    *ebpf.MapSpec `ebpf:"select_pid"`
 	SelectPort   *ebpf.MapSpec `ebpf:"select_port"`
 	SelectSelf   *ebpf.MapSpec `ebpf:"select_self"`
+	Shares       *ebpf.MapSpec `ebpf:"shares"`
+	Sheds        *ebpf.MapSpec `ebpf:"sheds"`
 	SiteChecks   *ebpf.MapSpec `ebpf:"site_checks"`
 	TlsCalls     *ebpf.MapSpec `ebpf:"tls_calls"`
 	TlsStreams   *ebpf.MapSpec `ebpf:"tls_streams"`
@@ -443,6 +496,7 @@ type procVariableSpecs struct {
 	IncludeCgroups  *ebpf.VariableSpec `ebpf:"include_cgroups"`
 	IncludeKinds    *ebpf.VariableSpec `ebpf:"include_kinds"`
 	MessageBytes    *ebpf.VariableSpec `ebpf:"message_bytes"`
+	ShareBytes      *ebpf.VariableSpec `ebpf:"share_bytes"`
 	UnusedEvent     *ebpf.VariableSpec `ebpf:"unused_event"`
 	UnusedProcess   *ebpf.VariableSpec `ebpf:"unused_process"`
 	UnusedSiteCheck *ebpf.VariableSpec `ebpf:"unused_site_check"`
@@ -475,9 +529,11 @@ type procMaps struct {
 	Coverages    *ebpf.Map `ebpf:"coverages"`
 	DataRing     *ebpf.Map `ebpf:"data_ring"`
 	Faults       *ebpf.Map `ebpf:"faults"`
+	Losses       *ebpf.Map `ebpf:"losses"`
 	MemoryIos    *ebpf.Map `ebpf:"memory_ios"`
 	Mutes        *ebpf.Map `ebpf:"mutes"`
 	Pendings     *ebpf.Map `ebpf:"pendings"`
+	Policies     *ebpf.Map `ebpf:"policies"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
 	ProbeHits    *ebpf.Map `ebpf:"probe_hits"`
 	SelectCgroup *ebpf.Map `ebpf:"select_cgroup"`
@@ -486,6 +542,8 @@ type procMaps struct {
 	SelectPid    *ebpf.Map `ebpf:"select_pid"`
 	SelectPort   *ebpf.Map `ebpf:"select_port"`
 	SelectSelf   *ebpf.Map `ebpf:"select_self"`
+	Shares       *ebpf.Map `ebpf:"shares"`
+	Sheds        *ebpf.Map `ebpf:"sheds"`
 	SiteChecks   *ebpf.Map `ebpf:"site_checks"`
 	TlsCalls     *ebpf.Map `ebpf:"tls_calls"`
 	TlsStreams   *ebpf.Map `ebpf:"tls_streams"`
@@ -500,9 +558,11 @@ func (m *procMaps) Close() error {
 		m.Coverages,
 		m.DataRing,
 		m.Faults,
+		m.Losses,
 		m.MemoryIos,
 		m.Mutes,
 		m.Pendings,
+		m.Policies,
 		m.Prefixes,
 		m.ProbeHits,
 		m.SelectCgroup,
@@ -511,6 +571,8 @@ func (m *procMaps) Close() error {
 		m.SelectPid,
 		m.SelectPort,
 		m.SelectSelf,
+		m.Shares,
+		m.Sheds,
 		m.SiteChecks,
 		m.TlsCalls,
 		m.TlsStreams,
@@ -528,6 +590,7 @@ type procVariables struct {
 	IncludeCgroups  *ebpf.Variable `ebpf:"include_cgroups"`
 	IncludeKinds    *ebpf.Variable `ebpf:"include_kinds"`
 	MessageBytes    *ebpf.Variable `ebpf:"message_bytes"`
+	ShareBytes      *ebpf.Variable `ebpf:"share_bytes"`
 	UnusedEvent     *ebpf.Variable `ebpf:"unused_event"`
 	UnusedProcess   *ebpf.Variable `ebpf:"unused_process"`
 	UnusedSiteCheck *ebpf.Variable `ebpf:"unused_site_check"`

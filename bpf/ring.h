@@ -22,7 +22,8 @@ struct io {
 	__u32 length;  /* bytes moved */
 	__u8 direction;
 	__u8 flags;    /* enum event_flags of the first piece */
-	__u8 pad[2];
+	__u8 brief;    /* nothing but the body of a message: only its first bytes are read, if bodies are not */
+	__u8 pad;
 };
 
 /* Where one stands in the bytes of a call. */
@@ -108,13 +109,13 @@ static __always_inline void describe(struct event *e, const struct stream *s)
 	} while (0)
 
 /* Hands on one piece: `length` bytes moved, the first n of them are at user address `base`. */
-static __noinline int emit_piece(struct stream *s, struct io *io, __u64 base, __u32 n, __u32 length)
+static __noinline __attribute__((unused)) int emit_piece(struct stream *s, struct io *io, __u64 base, __u32 n, __u32 length)
 {
 	__u32 d = io->direction & 1, reserved = 0;
 	__u8 flags = io->flags | s->flags;
 	struct event *e = NULL;
 
-	if (length > n && !(flags & (FLAG_UNSEEN | FLAG_FAULT))) {
+	if (length > n && !(flags & (FLAG_UNSEEN | FLAG_FAULT | FLAG_SHED))) {
 		flags |= FLAG_TRUNCATED;
 		count(LOST_TRUNCATED_BYTES, length - n);
 	}
@@ -135,6 +136,7 @@ static __noinline int emit_piece(struct stream *s, struct io *io, __u64 base, __
 		count(LOST_RING_FULL, 1);
 		count(LOST_RING_FULL_BYTES, length);
 		count(LOST_RING_FULL_HEADS, s->begun[d]);
+		lose(s->cgroup, LOSS_RING_FULL, length, s->begun[d]);
 	} else {
 		describe(e, s);
 		e->time = io->time;
@@ -159,82 +161,6 @@ static __noinline int emit_piece(struct stream *s, struct io *io, __u64 base, __
 	s->seq[d]++;
 	io->flags &= ~FLAG_HEAD;
 	s->begun[d] = 0;
-	return 0;
-}
-
-/* What may still be copied of the message at hand. */
-static __always_inline __u32 allowance(const struct stream *s, __u32 d)
-{
-	__u32 left = capture_bytes;
-
-	if (!(s->capped & (1 << d)))
-		return left;
-	if (s->taken[d] >= message_bytes)
-		return 0;
-	return message_bytes - s->taken[d] < left ? message_bytes - s->taken[d] : left;
-}
-
-/* Steps over used up and empty iovecs. False where no buffer is left, or it cannot be read. */
-static __always_inline bool next_buffer(struct io *io, struct cursor *at)
-{
-	if (at->next >= io->iovs)
-		return false;
-	if (!read_buffer(io, at)) {
-		count(LOST_USER_FAULTS, 1);
-		count(LOST_USER_FAULT_BYTES, at->left);
-		io->flags |= FLAG_FAULT;
-		return false;
-	}
-	return true;
-}
-
-/* Hands on all bytes of one call: pieces of at most MAX_PAYLOAD, capture_bytes in all; the last carries the rest. */
-static __noinline __attribute__((unused)) int emit(struct stream *s, struct io *io)
-{
-	struct cursor at = {.cap = allowance(s, io->direction & 1)};
-
-	if (budget_bytes && !(io->flags & FLAG_UNSEEN) && !afford(s->cgroup, io->length < at.cap ? io->length : at.cap))
-		return refuse_budget(s, io->direction & 1, io->length);
-	/*
-	 * A copy onto itself makes the verifier forget what it knows of the values, here and in the loop: it would
-	 * otherwise try each combination, and give up.
-	 */
-	bpf_probe_read_kernel(io, sizeof(*io), io);
-	at.left = io->length;
-	if (io->flags & FLAG_UNSEEN) {
-		count(LOST_UNSEEN_BYTES, io->length);
-		return emit_piece(s, io, 0, 0, io->length);
-	}
-	if (!io->iovs) {
-		at.base = io->buf;
-		at.len = io->length;
-	}
-	for (int i = 0; i < MAX_PIECES; i++) {
-		if (!at.left || !at.cap)
-			break;
-		if (!at.len) {
-			if (!next_buffer(io, &at))
-				break;
-			if (!at.len)
-				continue;
-		}
-		bpf_probe_read_kernel(&at, sizeof(at), &at);
-		__u32 n = at.left < at.cap ? at.left : at.cap;
-
-		if (n > MAX_PAYLOAD)
-			n = MAX_PAYLOAD;
-		if (n > at.len)
-			n = at.len;
-		__u32 length = n == at.cap ? at.left : n;
-
-		emit_piece(s, io, at.base, n, length);
-		at.base += n;
-		at.len -= n;
-		at.left -= length;
-		at.cap -= n;
-	}
-	if (at.left)
-		emit_piece(s, io, 0, 0, at.left);
 	return 0;
 }
 

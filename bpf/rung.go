@@ -15,6 +15,7 @@ import (
 // The rungs of the socket hook, best first.
 const (
 	RungTracepoint = "tp_btf"  // sock_send_length and sock_recv_length, Linux 6.3
+	RungFexit      = "fexit"   // tcp_sendmsg and tcp_recvmsg; refused where the kernel has no trampolines, or is locked down
 	RungKprobe     = "kprobe"  // tcp_sendmsg and tcp_recvmsg; a kernel may be built without kprobes
 	RungSyscall    = "syscall" // raw sys_exit; a little of every system call of the host
 )
@@ -31,10 +32,13 @@ type attach func(*ebpf.Program) (link.Link, error)
 func socketRungs() []rung {
 	return []rung{
 		{RungTracepoint, map[string]attach{"sock_send": attachTracing, "sock_recv": attachTracing}},
+		{RungFexit, map[string]attach{
+			"tcp_sendmsg_fexit": attachTracing, "tcp_recvmsg_fexit": attachTracing,
+			"tcp_sendpage_fexit": attachTracing, // gone in 6.5, where splice sends by tcp_sendmsg
+		}},
 		{RungKprobe, map[string]attach{
 			"tcp_sendmsg_enter": attachKprobe("tcp_sendmsg"), "tcp_sendmsg_exit": attachKretprobe("tcp_sendmsg"),
 			"tcp_recvmsg_enter": attachKprobe("tcp_recvmsg"), "tcp_recvmsg_exit": attachKretprobe("tcp_recvmsg"),
-			// Gone in 6.5, where splice sends by tcp_sendmsg.
 			"tcp_sendpage_enter": optional(attachKprobe("tcp_sendpage")),
 			"tcp_sendpage_exit":  optional(attachKretprobe("tcp_sendpage")),
 		}},
@@ -61,6 +65,9 @@ func (o *Objects) attachSockets(spec *ebpf.CollectionSpec, kernel *btf.Spec, wan
 			removeStaleReturns()
 		}
 		err := missing(kernel, r)
+		if err == nil && r.name == RungFexit {
+			err = fitFexit(spec, kernel, r.programs)
+		}
 		if err == nil {
 			err = o.loadAndAttach(keep(spec, r.programs), r.programs, "the bytes of sockets by "+r.name)
 		}
@@ -101,6 +108,27 @@ func missing(kernel *btf.Spec, r rung) error {
 	var t *btf.Typedef
 	if err := kernel.TypeByName("btf_trace_sock_send_length", &t); err != nil {
 		return fmt.Errorf("tracepoint sock_send_length (Linux 6.3): %w", err)
+	}
+	return nil
+}
+
+// fitFexit makes the programs fit the functions of this kernel: one may be absent, another has lost an argument (5.19).
+func fitFexit(spec *ebpf.CollectionSpec, kernel *btf.Spec, programs map[string]attach) error {
+	var f *btf.Func
+	if err := kernel.TypeByName("tcp_sendpage", &f); errors.Is(err, btf.ErrNotFound) {
+		delete(programs, "tcp_sendpage_fexit")
+	} else if err != nil {
+		return fmt.Errorf("look for tcp_sendpage: %w", err)
+	}
+	if err := kernel.TypeByName("tcp_recvmsg", &f); err != nil {
+		return fmt.Errorf("look for tcp_recvmsg: %w", err)
+	}
+	proto, ok := f.Type.(*btf.FuncProto)
+	if !ok || len(proto.Params) != 5 && len(proto.Params) != 6 {
+		return fmt.Errorf("tcp_recvmsg has arguments that are not known: %v", f.Type)
+	}
+	if err := spec.Variables["recvmsg_args"].Set(uint32(len(proto.Params))); err != nil {
+		return fmt.Errorf("set recvmsg_args: %w", err)
 	}
 	return nil
 }

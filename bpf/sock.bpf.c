@@ -2,8 +2,9 @@
 
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Bytes of TCP sockets, with the process that moves them. Three rungs call one handler, sock_io:
+ * Bytes of TCP sockets, with the process that moves them. Four rungs call one handler, sock_io:
  *   tp_btf   sock_send_length, sock_recv_length (6.3): after the call, socket and length given
+ *   fexit    tcp_sendmsg, tcp_recvmsg, tcp_sendpage: after the function
  *   kprobe   tcp_sendmsg, tcp_recvmsg, tcp_sendpage and their returns
  *   syscall  raw sys_exit, from the descriptor to the socket by hand: any kernel with BTF
  * User space loads one of them, and always sock_state and sock_destroy, which bound the life of a connection.
@@ -19,8 +20,11 @@
 #include "stream.h"
 #include "calls.h"
 #include "coverage.h"
+#include "loss.h"
 #include "budget.h"
 #include "ring.h"
+#include "shed.h"
+#include "emit.h"
 #include "http.h"
 #include "frames.h"
 #include "conn.h"
@@ -184,6 +188,33 @@ int BPF_PROG(sock_recv, struct sock *sk, int ret, int flags)
 	return sock_io(sk, current_regs(), ret, DIRECTION_INGRESS, bpf_ktime_get_boot_ns());
 }
 
+SEC("fexit/tcp_sendmsg")
+int BPF_PROG(tcp_sendmsg_fexit, struct sock *sk, void *msg, __u64 size, int ret)
+{
+	return sock_io(sk, current_regs(), ret, DIRECTION_EGRESS, bpf_ktime_get_boot_ns());
+}
+
+/* 5.19 took an argument away. User space says how many this kernel's function has. */
+const volatile __u32 recvmsg_args = 5;
+
+SEC("fexit/tcp_recvmsg")
+int tcp_recvmsg_fexit(__u64 *ctx)
+{
+	int ret = recvmsg_args == 6 ? ctx[6] : ctx[5];
+	__u64 flags = recvmsg_args == 6 ? ctx[4] : ctx[3];
+
+	if (flags & (MSG_PEEK | MSG_ERRQUEUE))
+		return 0;
+	return sock_io((struct sock *)ctx[0], current_regs(), ret, DIRECTION_INGRESS, bpf_ktime_get_boot_ns());
+}
+
+/* sendfile and splice to a socket before 6.5. */
+SEC("fexit/tcp_sendpage")
+int BPF_PROG(tcp_sendpage_fexit, struct sock *sk, void *page, int offset, __u64 size, int flags, int ret)
+{
+	return sock_io(sk, current_regs(), ret, DIRECTION_EGRESS, bpf_ktime_get_boot_ns());
+}
+
 static __always_inline int remember(struct sock *sk)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid();
@@ -224,7 +255,6 @@ int BPF_KPROBE(tcp_recvmsg_enter, struct sock *sk) { return remember(sk); }
 SEC("kretprobe/tcp_recvmsg")
 int BPF_KRETPROBE(tcp_recvmsg_exit, int ret) { return recall(ret, DIRECTION_INGRESS); }
 
-/* sendfile and splice to a socket before 6.5. */
 SEC("kprobe/tcp_sendpage")
 int BPF_KPROBE(tcp_sendpage_enter, struct sock *sk) { return remember(sk); }
 

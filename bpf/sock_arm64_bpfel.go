@@ -22,9 +22,11 @@ const (
 	sockMapCounts            = "counts"
 	sockMapCoverages         = "coverages"
 	sockMapDataRing          = "data_ring"
+	sockMapLosses            = "losses"
 	sockMapMemoryIos         = "memory_ios"
 	sockMapMutes             = "mutes"
 	sockMapPendings          = "pendings"
+	sockMapPolicies          = "policies"
 	sockMapPrefixes          = "prefixes"
 	sockMapQuicSocks         = "quic_socks"
 	sockMapSelectCgroup      = "select_cgroup"
@@ -33,6 +35,8 @@ const (
 	sockMapSelectPid         = "select_pid"
 	sockMapSelectPort        = "select_port"
 	sockMapSelectSelf        = "select_self"
+	sockMapShares            = "shares"
+	sockMapSheds             = "sheds"
 	sockMapTlsCalls          = "tls_calls"
 	sockMapTlsStreams        = "tls_streams"
 	sockProgListSockets      = "list_sockets"
@@ -43,10 +47,13 @@ const (
 	sockProgSysExit          = "sys_exit"
 	sockProgTcpRecvmsgEnter  = "tcp_recvmsg_enter"
 	sockProgTcpRecvmsgExit   = "tcp_recvmsg_exit"
+	sockProgTcpRecvmsgFexit  = "tcp_recvmsg_fexit"
 	sockProgTcpSendmsgEnter  = "tcp_sendmsg_enter"
 	sockProgTcpSendmsgExit   = "tcp_sendmsg_exit"
+	sockProgTcpSendmsgFexit  = "tcp_sendmsg_fexit"
 	sockProgTcpSendpageEnter = "tcp_sendpage_enter"
 	sockProgTcpSendpageExit  = "tcp_sendpage_exit"
+	sockProgTcpSendpageFexit = "tcp_sendpage_fexit"
 	sockVarBudgetBytes       = "budget_bytes"
 	sockVarCaptureBytes      = "capture_bytes"
 	sockVarExcludeCgroups    = "exclude_cgroups"
@@ -54,6 +61,9 @@ const (
 	sockVarIncludeCgroups    = "include_cgroups"
 	sockVarIncludeKinds      = "include_kinds"
 	sockVarMessageBytes      = "message_bytes"
+	sockVarPressureBytes     = "pressure_bytes"
+	sockVarRecvmsgArgs       = "recvmsg_args"
+	sockVarShareBytes        = "share_bytes"
 )
 
 // loadSock returns the embedded CollectionSpec for sock.
@@ -106,10 +116,13 @@ type sockProgramSpecs struct {
 	SysExit          *ebpf.ProgramSpec `ebpf:"sys_exit"`
 	TcpRecvmsgEnter  *ebpf.ProgramSpec `ebpf:"tcp_recvmsg_enter"`
 	TcpRecvmsgExit   *ebpf.ProgramSpec `ebpf:"tcp_recvmsg_exit"`
+	TcpRecvmsgFexit  *ebpf.ProgramSpec `ebpf:"tcp_recvmsg_fexit"`
 	TcpSendmsgEnter  *ebpf.ProgramSpec `ebpf:"tcp_sendmsg_enter"`
 	TcpSendmsgExit   *ebpf.ProgramSpec `ebpf:"tcp_sendmsg_exit"`
+	TcpSendmsgFexit  *ebpf.ProgramSpec `ebpf:"tcp_sendmsg_fexit"`
 	TcpSendpageEnter *ebpf.ProgramSpec `ebpf:"tcp_sendpage_enter"`
 	TcpSendpageExit  *ebpf.ProgramSpec `ebpf:"tcp_sendpage_exit"`
+	TcpSendpageFexit *ebpf.ProgramSpec `ebpf:"tcp_sendpage_fexit"`
 }
 
 // sockMapSpecs contains maps before they are loaded into the kernel.
@@ -122,9 +135,11 @@ type sockMapSpecs struct {
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
 	Coverages    *ebpf.MapSpec `ebpf:"coverages"`
 	DataRing     *ebpf.MapSpec `ebpf:"data_ring"`
+	Losses       *ebpf.MapSpec `ebpf:"losses"`
 	MemoryIos    *ebpf.MapSpec `ebpf:"memory_ios"`
 	Mutes        *ebpf.MapSpec `ebpf:"mutes"`
 	Pendings     *ebpf.MapSpec `ebpf:"pendings"`
+	Policies     *ebpf.MapSpec `ebpf:"policies"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
 	QuicSocks    *ebpf.MapSpec `ebpf:"quic_socks"`
 	SelectCgroup *ebpf.MapSpec `ebpf:"select_cgroup"`
@@ -133,6 +148,8 @@ type sockMapSpecs struct {
 	SelectPid    *ebpf.MapSpec `ebpf:"select_pid"`
 	SelectPort   *ebpf.MapSpec `ebpf:"select_port"`
 	SelectSelf   *ebpf.MapSpec `ebpf:"select_self"`
+	Shares       *ebpf.MapSpec `ebpf:"shares"`
+	Sheds        *ebpf.MapSpec `ebpf:"sheds"`
 	TlsCalls     *ebpf.MapSpec `ebpf:"tls_calls"`
 	TlsStreams   *ebpf.MapSpec `ebpf:"tls_streams"`
 }
@@ -148,6 +165,9 @@ type sockVariableSpecs struct {
 	IncludeCgroups *ebpf.VariableSpec `ebpf:"include_cgroups"`
 	IncludeKinds   *ebpf.VariableSpec `ebpf:"include_kinds"`
 	MessageBytes   *ebpf.VariableSpec `ebpf:"message_bytes"`
+	PressureBytes  *ebpf.VariableSpec `ebpf:"pressure_bytes"`
+	RecvmsgArgs    *ebpf.VariableSpec `ebpf:"recvmsg_args"`
+	ShareBytes     *ebpf.VariableSpec `ebpf:"share_bytes"`
 }
 
 // sockObjects contains all objects after they have been loaded into the kernel.
@@ -176,9 +196,11 @@ type sockMaps struct {
 	Counts       *ebpf.Map `ebpf:"counts"`
 	Coverages    *ebpf.Map `ebpf:"coverages"`
 	DataRing     *ebpf.Map `ebpf:"data_ring"`
+	Losses       *ebpf.Map `ebpf:"losses"`
 	MemoryIos    *ebpf.Map `ebpf:"memory_ios"`
 	Mutes        *ebpf.Map `ebpf:"mutes"`
 	Pendings     *ebpf.Map `ebpf:"pendings"`
+	Policies     *ebpf.Map `ebpf:"policies"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
 	QuicSocks    *ebpf.Map `ebpf:"quic_socks"`
 	SelectCgroup *ebpf.Map `ebpf:"select_cgroup"`
@@ -187,6 +209,8 @@ type sockMaps struct {
 	SelectPid    *ebpf.Map `ebpf:"select_pid"`
 	SelectPort   *ebpf.Map `ebpf:"select_port"`
 	SelectSelf   *ebpf.Map `ebpf:"select_self"`
+	Shares       *ebpf.Map `ebpf:"shares"`
+	Sheds        *ebpf.Map `ebpf:"sheds"`
 	TlsCalls     *ebpf.Map `ebpf:"tls_calls"`
 	TlsStreams   *ebpf.Map `ebpf:"tls_streams"`
 }
@@ -199,9 +223,11 @@ func (m *sockMaps) Close() error {
 		m.Counts,
 		m.Coverages,
 		m.DataRing,
+		m.Losses,
 		m.MemoryIos,
 		m.Mutes,
 		m.Pendings,
+		m.Policies,
 		m.Prefixes,
 		m.QuicSocks,
 		m.SelectCgroup,
@@ -210,6 +236,8 @@ func (m *sockMaps) Close() error {
 		m.SelectPid,
 		m.SelectPort,
 		m.SelectSelf,
+		m.Shares,
+		m.Sheds,
 		m.TlsCalls,
 		m.TlsStreams,
 	)
@@ -226,6 +254,9 @@ type sockVariables struct {
 	IncludeCgroups *ebpf.Variable `ebpf:"include_cgroups"`
 	IncludeKinds   *ebpf.Variable `ebpf:"include_kinds"`
 	MessageBytes   *ebpf.Variable `ebpf:"message_bytes"`
+	PressureBytes  *ebpf.Variable `ebpf:"pressure_bytes"`
+	RecvmsgArgs    *ebpf.Variable `ebpf:"recvmsg_args"`
+	ShareBytes     *ebpf.Variable `ebpf:"share_bytes"`
 }
 
 // sockPrograms contains all programs after they have been loaded into the kernel.
@@ -240,10 +271,13 @@ type sockPrograms struct {
 	SysExit          *ebpf.Program `ebpf:"sys_exit"`
 	TcpRecvmsgEnter  *ebpf.Program `ebpf:"tcp_recvmsg_enter"`
 	TcpRecvmsgExit   *ebpf.Program `ebpf:"tcp_recvmsg_exit"`
+	TcpRecvmsgFexit  *ebpf.Program `ebpf:"tcp_recvmsg_fexit"`
 	TcpSendmsgEnter  *ebpf.Program `ebpf:"tcp_sendmsg_enter"`
 	TcpSendmsgExit   *ebpf.Program `ebpf:"tcp_sendmsg_exit"`
+	TcpSendmsgFexit  *ebpf.Program `ebpf:"tcp_sendmsg_fexit"`
 	TcpSendpageEnter *ebpf.Program `ebpf:"tcp_sendpage_enter"`
 	TcpSendpageExit  *ebpf.Program `ebpf:"tcp_sendpage_exit"`
+	TcpSendpageFexit *ebpf.Program `ebpf:"tcp_sendpage_fexit"`
 }
 
 func (p *sockPrograms) Close() error {
@@ -256,10 +290,13 @@ func (p *sockPrograms) Close() error {
 		p.SysExit,
 		p.TcpRecvmsgEnter,
 		p.TcpRecvmsgExit,
+		p.TcpRecvmsgFexit,
 		p.TcpSendmsgEnter,
 		p.TcpSendmsgExit,
+		p.TcpSendmsgFexit,
 		p.TcpSendpageEnter,
 		p.TcpSendpageExit,
+		p.TcpSendpageFexit,
 	)
 }
 

@@ -44,6 +44,10 @@ struct stream {
 	__u8 muted;
 	__u8 capped; /* bit per direction: a message of HTTP/1 began there, so its bytes are capped */
 	struct frames frames;
+	__u32 policy;  /* version of the policy that it obeys */
+	__u8 shed;     /* what that says: SHED_... */
+	__u8 response; /* direction of the responses of HTTP/1, plus 1; 0 = not known */
+	__u8 pad[2];
 };
 
 /* An object of a TLS library: an SSL *, a gnutls_session_t, a *tls.Conn of Go. */

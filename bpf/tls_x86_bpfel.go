@@ -22,9 +22,11 @@ const (
 	tlsMapCounts             = "counts"
 	tlsMapCoverages          = "coverages"
 	tlsMapDataRing           = "data_ring"
+	tlsMapLosses             = "losses"
 	tlsMapMemoryIos          = "memory_ios"
 	tlsMapMutes              = "mutes"
 	tlsMapPendings           = "pendings"
+	tlsMapPolicies           = "policies"
 	tlsMapPrefixes           = "prefixes"
 	tlsMapProbeHits          = "probe_hits"
 	tlsMapSelectCgroup       = "select_cgroup"
@@ -33,6 +35,8 @@ const (
 	tlsMapSelectPid          = "select_pid"
 	tlsMapSelectPort         = "select_port"
 	tlsMapSelectSelf         = "select_self"
+	tlsMapShares             = "shares"
+	tlsMapSheds              = "sheds"
 	tlsMapSiteChecks         = "site_checks"
 	tlsMapTlsCalls           = "tls_calls"
 	tlsMapTlsStreams         = "tls_streams"
@@ -53,6 +57,8 @@ const (
 	tlsVarIncludeCgroups     = "include_cgroups"
 	tlsVarIncludeKinds       = "include_kinds"
 	tlsVarMessageBytes       = "message_bytes"
+	tlsVarPressureBytes      = "pressure_bytes"
+	tlsVarShareBytes         = "share_bytes"
 )
 
 // loadTls returns the embedded CollectionSpec for tls.
@@ -119,9 +125,11 @@ type tlsMapSpecs struct {
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
 	Coverages    *ebpf.MapSpec `ebpf:"coverages"`
 	DataRing     *ebpf.MapSpec `ebpf:"data_ring"`
+	Losses       *ebpf.MapSpec `ebpf:"losses"`
 	MemoryIos    *ebpf.MapSpec `ebpf:"memory_ios"`
 	Mutes        *ebpf.MapSpec `ebpf:"mutes"`
 	Pendings     *ebpf.MapSpec `ebpf:"pendings"`
+	Policies     *ebpf.MapSpec `ebpf:"policies"`
 	Prefixes     *ebpf.MapSpec `ebpf:"prefixes"`
 	ProbeHits    *ebpf.MapSpec `ebpf:"probe_hits"`
 	SelectCgroup *ebpf.MapSpec `ebpf:"select_cgroup"`
@@ -130,6 +138,8 @@ type tlsMapSpecs struct {
 	SelectPid    *ebpf.MapSpec `ebpf:"select_pid"`
 	SelectPort   *ebpf.MapSpec `ebpf:"select_port"`
 	SelectSelf   *ebpf.MapSpec `ebpf:"select_self"`
+	Shares       *ebpf.MapSpec `ebpf:"shares"`
+	Sheds        *ebpf.MapSpec `ebpf:"sheds"`
 	SiteChecks   *ebpf.MapSpec `ebpf:"site_checks"`
 	TlsCalls     *ebpf.MapSpec `ebpf:"tls_calls"`
 	TlsStreams   *ebpf.MapSpec `ebpf:"tls_streams"`
@@ -146,6 +156,8 @@ type tlsVariableSpecs struct {
 	IncludeCgroups *ebpf.VariableSpec `ebpf:"include_cgroups"`
 	IncludeKinds   *ebpf.VariableSpec `ebpf:"include_kinds"`
 	MessageBytes   *ebpf.VariableSpec `ebpf:"message_bytes"`
+	PressureBytes  *ebpf.VariableSpec `ebpf:"pressure_bytes"`
+	ShareBytes     *ebpf.VariableSpec `ebpf:"share_bytes"`
 }
 
 // tlsObjects contains all objects after they have been loaded into the kernel.
@@ -174,9 +186,11 @@ type tlsMaps struct {
 	Counts       *ebpf.Map `ebpf:"counts"`
 	Coverages    *ebpf.Map `ebpf:"coverages"`
 	DataRing     *ebpf.Map `ebpf:"data_ring"`
+	Losses       *ebpf.Map `ebpf:"losses"`
 	MemoryIos    *ebpf.Map `ebpf:"memory_ios"`
 	Mutes        *ebpf.Map `ebpf:"mutes"`
 	Pendings     *ebpf.Map `ebpf:"pendings"`
+	Policies     *ebpf.Map `ebpf:"policies"`
 	Prefixes     *ebpf.Map `ebpf:"prefixes"`
 	ProbeHits    *ebpf.Map `ebpf:"probe_hits"`
 	SelectCgroup *ebpf.Map `ebpf:"select_cgroup"`
@@ -185,6 +199,8 @@ type tlsMaps struct {
 	SelectPid    *ebpf.Map `ebpf:"select_pid"`
 	SelectPort   *ebpf.Map `ebpf:"select_port"`
 	SelectSelf   *ebpf.Map `ebpf:"select_self"`
+	Shares       *ebpf.Map `ebpf:"shares"`
+	Sheds        *ebpf.Map `ebpf:"sheds"`
 	SiteChecks   *ebpf.Map `ebpf:"site_checks"`
 	TlsCalls     *ebpf.Map `ebpf:"tls_calls"`
 	TlsStreams   *ebpf.Map `ebpf:"tls_streams"`
@@ -198,9 +214,11 @@ func (m *tlsMaps) Close() error {
 		m.Counts,
 		m.Coverages,
 		m.DataRing,
+		m.Losses,
 		m.MemoryIos,
 		m.Mutes,
 		m.Pendings,
+		m.Policies,
 		m.Prefixes,
 		m.ProbeHits,
 		m.SelectCgroup,
@@ -209,6 +227,8 @@ func (m *tlsMaps) Close() error {
 		m.SelectPid,
 		m.SelectPort,
 		m.SelectSelf,
+		m.Shares,
+		m.Sheds,
 		m.SiteChecks,
 		m.TlsCalls,
 		m.TlsStreams,
@@ -226,6 +246,8 @@ type tlsVariables struct {
 	IncludeCgroups *ebpf.Variable `ebpf:"include_cgroups"`
 	IncludeKinds   *ebpf.Variable `ebpf:"include_kinds"`
 	MessageBytes   *ebpf.Variable `ebpf:"message_bytes"`
+	PressureBytes  *ebpf.Variable `ebpf:"pressure_bytes"`
+	ShareBytes     *ebpf.Variable `ebpf:"share_bytes"`
 }
 
 // tlsPrograms contains all programs after they have been loaded into the kernel.
