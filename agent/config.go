@@ -27,6 +27,7 @@ type config struct {
 	message   int
 	budget    int64
 	hook      string
+	ignore    list
 	spool     int64
 	output    string
 	raw       bool
@@ -56,6 +57,7 @@ func (c *config) flags() *flag.FlagSet {
 	f.IntVar(&c.message, "message-bytes", 64<<10, "most `bytes` that are copied of one HTTP/1 message; sizes are told all the same")
 	f.Int64Var(&c.budget, "budget-bytes", 0, "most `bytes` a second that are copied from one cgroup; what is over it is counted (0 = no limit)")
 	f.StringVar(&c.hook, "socket-hook", "", "force a `rung` of the socket hooks: tp_btf, kprobe or syscall (default: the best this kernel has)")
+	f.Var(&c.ignore, "ignore-gate", "attach although this test of the host was refused: uretprobe_seccomp or preempt; programs may crash;\n`name` may be given many times")
 	f.Int64Var(&c.spool, "spool-bytes", 256<<20, "`bytes` of calls kept on disk while the collector is away; the oldest go first, counted")
 	f.StringVar(&c.output, "o", "table", "output `format` of doctor and replay: table or json")
 	f.BoolVar(&c.raw, "raw", false, "record: keep every value as it is (secrets included)")
@@ -89,6 +91,9 @@ func (c *config) parse(args []string, env func(string) (string, bool)) ([]string
 	}
 	if c.budget < 0 || c.budget > 1<<40 {
 		return nil, usageError{fmt.Errorf("--budget-bytes %d: want 0 (no limit) to 1099511627776", c.budget)}
+	}
+	if err := checkGates(c.ignore); err != nil {
+		return nil, err
 	}
 	if c.output != "table" && c.output != "json" {
 		return nil, usageError{fmt.Errorf("-o %s: want table or json", c.output)}

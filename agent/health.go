@@ -38,6 +38,7 @@ func (a *agent) health() *v1.Health {
 	for _, s := range t.probes.List() {
 		h.Probes = append(h.Probes, &v1.Probe{Library: s.Library, Path: s.Path, BuildId: s.BuildID, State: string(s.Phase), Reason: s.Reason, Unleased: s.Unleased})
 	}
+	h.Gates = t.gates.rows()
 	t.account.measure()
 	h.Coverage = t.account.table.Rows(maxCoverage)
 	t.account.table.Counts(func(name string, value uint64) {

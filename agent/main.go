@@ -9,6 +9,7 @@
 //	          that of the table of coverage, which it tells of calls and asks for shares
 //	account   owned by the tap; once a second takes the kernel's figures into that table, and finds reasons and places
 //	watcher   owned by target.Watcher; reads /proc on exec events, hands files to the probe registry
+//	bodies    owned by the tap; one second in sixty has the kernel measure our programs
 //	shipper   owned by ship.Shipper; takes calls from one bounded channel (full = counted drop), spools, sends, receipts
 //	parent    waits for the end of the inherited pipe, so that the agent ends with `spile up` even when that is killed
 //
@@ -47,6 +48,13 @@ const (
 )
 
 func main() {
+	if asked, err := childVerb(os.Args); asked {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "spile-agent:", err)
+			os.Exit(exitError)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	code := run(ctx, world{os.Args[1:], os.LookupEnv, os.Stdout, os.Stderr})
 	stop()

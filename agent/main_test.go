@@ -18,6 +18,13 @@ const (
 // TestMain moves the tests into a network namespace of their own, so that a tap sees only what they start. As a load it
 // is a client of them.
 func TestMain(m *testing.M) {
+	if asked, err := childVerb(os.Args); asked {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Getenv(asLoad) != "" {
 		if err := load(os.Args[1:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)

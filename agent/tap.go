@@ -27,6 +27,7 @@ const (
 // tap is the half of the agent that needs privilege: it loads, attaches and owns links, and parses no outside bytes but
 // the ELF files that target reads under a budget. What it shows is a source.Ring.
 type tap struct {
+	gates     *gates
 	objects   *bpf.Objects
 	probes    *probe.Registry
 	selection *target.Selection
@@ -53,6 +54,7 @@ func openTap(ctx context.Context, c config, spec target.Spec, kin []uint32, log 
 	if t.selection, err = spec.Open(procfs); err != nil {
 		return nil, err
 	}
+	t.gates = tryGates(ctx, c.ignore, log)
 	if t.objects, err = bpf.Load(bpf.Options{
 		Select:       bpf.Selector{Include: t.selection.Include, Exclude: t.selection.Exclude},
 		RingBytes:    c.ringBytes,
@@ -76,7 +78,7 @@ func openTap(ctx context.Context, c config, spec target.Spec, kin []uint32, log 
 	t.processes = origin.New(known)
 	t.explain = &target.Explainer{Proc: procfs, Cache: cache, Libraries: target.Libraries(), Probe: t.probes.State}
 	t.watcher = target.NewWatcher(target.Config{
-		Proc: procfs, Selection: t.selection, Sink: t.probes, Cache: cache, Libraries: target.Libraries(), Reconcile: reconcile,
+		Proc: procfs, Selection: t.selection, Sink: gated{t.probes, t.gates}, Cache: cache, Libraries: target.Libraries(), Reconcile: reconcile,
 		SetExe: t.objects.SetExe, Kin: kin,
 	})
 	t.account = &account{
@@ -87,6 +89,7 @@ func openTap(ctx context.Context, c config, spec target.Spec, kin []uint32, log 
 	}
 	ctx, t.stop = context.WithCancel(ctx)
 	t.running.Go(func() { t.account.run(ctx) })
+	t.gates.measure(ctx, t.objects, log)
 	go t.explain.Hold(ctx) // not waited for: it may be held up by a file system
 	t.running.Go(func() {
 		if err := t.watcher.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
