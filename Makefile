@@ -9,7 +9,8 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 BUILD := $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 CLANG := clang-14
-KERNELS ?= 6.1
+KERNELS ?= 5.10 6.1 6.12 6.18 newest
+RECORD ?=
 ARGS ?=
 
 help: ## list the targets
@@ -35,6 +36,7 @@ check: ## regenerate and compare, vet, lint, house rules
 	GOARCH=arm64 $(GO) vet ./bpf ./agent/...
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) test -count=1 ./deploy -run '^(TestHouse|TestManifests)'
+	$(GO) test -count=1 -v ./bpf -run '^TestVerifierCounts$$'
 
 generate: ## rebuild eBPF objects (clang 14 of Debian 12) and protobuf code
 	deploy/packages.sh check
@@ -48,13 +50,13 @@ matrix: build ## every server and client program of the matrix, 1,000 connection
 	TEST_SPILE_MATRIX=1 $(GO) test -count=1 -v -timeout 60m ./deploy -run '^(TestMatrix|TestWrongPeer|TestNoLossAt5000)$$'
 	TEST_SPILE_MATRIX=1 $(GO) test -count=1 -v -timeout 20m ./agent/target -run '^TestGoMatrix$$'
 
-bench: build ## cost and capacity in one run: nginx alone, with empty probes, with Spile; agent, collector, wire
-	deploy/packages.sh test
-	TEST_SPILE_BENCH=1 $(GO) test -count=1 -v -timeout 20m ./deploy -run TestBench
+bench: build ## the table of what Spile costs, beside empty probes, a mere copy and proxies (BENCH_ROUNDS=5 BENCH_CALLS=8000)
+	deploy/packages.sh bench
+	TEST_SPILE_BENCH=1 $(GO) test -count=1 -v -timeout 60m ./deploy -run '^TestBench$$'
 
-vmtest: build ## boot Debian kernels under emulation and capture a TLS exchange there (KERNELS='6.1')
+vmtest: build ## every program and rung, then the product, on Debian's kernels under emulation (KERNELS='6.1', RECORD=1: note verifier counts)
 	deploy/packages.sh vm
-	SPILE_VM_KERNELS='$(KERNELS)' $(GO) test -count=1 -v -timeout 25m ./bpf/vmtest
+	SPILE_VM_KERNELS='$(KERNELS)' SPILE_VM_RECORD='$(RECORD)' $(GO) test -count=1 -v -timeout 120m ./bpf/vmtest
 
 soak: build ## load for SOAK (default 20m) while the collector is killed again and again
 	deploy/packages.sh test

@@ -84,50 +84,76 @@ func checkTalk(t *testing.T, s *talk, port uint16, requests uint32, answers stri
 }
 
 func eachRung(t *testing.T, test func(t *testing.T, rung string)) {
-	for _, rung := range []string{RungTracepoint, RungKprobe, RungSyscall} {
+	for _, rung := range []string{RungTracepoint, RungFexit, RungKprobe, RungSyscall} {
 		t.Run(rung, func(t *testing.T) { test(t, rung) })
 	}
 }
 
 func TestTLSExchange(t *testing.T) {
-	eachRung(t, func(t *testing.T, rung string) {
-		tp := start(t, Options{SocketRung: rung})
-		server, port := serve(t, true, echo)
-		body := strings.Repeat("0123456789", 500)
-		out := tp.run("curl", "-sk", "--http1.1", server.URL+"/a", server.URL+"/b", "-d", body)
-		events := tp.settle()
-		s := only(t, events, "curl", layerTLS)
-		checkTalk(t, s, port, 2, out[len(out)-100:])
-		if sent := string(s.side[egress].data); strings.Count(sent, body) != 2 || !strings.HasPrefix(sent, "POST /a HTTP/1.1\r\n") {
-			t.Errorf("sent %d bytes: %.200q", len(sent), sent)
-		}
-		if n := len(of(talks(t, events), "curl", layerSocket)); n != 0 {
-			t.Errorf("ciphertext was captured as %d plain streams", n)
-		}
-		if lost := tp.lost(); len(lost) != 0 {
-			t.Errorf("lost %v", lost)
-		}
-		if list, err := tp.Coverage(); err != nil || len(list) != 1 || list[0].TLSBytes < 5000 || list[0].DecodedBytes != list[0].TLSBytes {
-			t.Errorf("coverage %+v, %v; want every byte decoded", list, err)
-		}
-	})
+	eachRung(t, func(t *testing.T, rung string) { tlsExchange(t, start(t, Options{SocketRung: rung})) })
 }
 
 func TestPlainExchange(t *testing.T) {
-	eachRung(t, func(t *testing.T, rung string) {
-		tp := start(t, Options{SocketRung: rung})
-		server, port := serve(t, false, echo)
-		body := strings.Repeat("0123456789", 500)
-		out := tp.run("curl", "-s", server.URL+"/a", server.URL+"/b", "-d", body)
-		s := only(t, tp.settle(), "curl", layerSocket)
-		checkTalk(t, s, port, 2, out[len(out)-100:])
-		if sent := string(s.side[egress].data); strings.Count(sent, body) != 2 || !strings.HasPrefix(sent, "POST /a HTTP/1.1\r\n") {
-			t.Errorf("sent %d bytes: %.200q", len(sent), sent)
-		}
-		if lost := tp.lost(); len(lost) != 0 {
-			t.Errorf("lost %v", lost)
-		}
-	})
+	eachRung(t, func(t *testing.T, rung string) { plainExchange(t, start(t, Options{SocketRung: rung})) })
+}
+
+// TestEveryHook forces each way of hooking a library together with each way of hooking sockets; `make vmtest` says which
+// of them a kernel must have.
+func TestEveryHook(t *testing.T) {
+	for _, uprobe := range []string{"uprobe_multi", "perf"} {
+		t.Run(uprobe, func(t *testing.T) {
+			eachRung(t, func(t *testing.T, rung string) {
+				tp := start(t, Options{SocketRung: rung, NoUprobeMulti: uprobe == "perf"})
+				rungs := tp.Rungs()
+				if rungs["uprobe"] != uprobe {
+					t.Skip("the kernel has no uprobe_multi (Linux 6.6)")
+				}
+				if rungs["socket"] != rung {
+					t.Errorf("the socket hook is %s, want %s", rungs["socket"], rung)
+				}
+				tlsExchange(t, tp)
+				plainExchange(t, tp)
+			})
+		})
+	}
+}
+
+// tlsExchange holds two posts of curl against what the kernel handed on: every byte, nobody else's peer, no ciphertext.
+func tlsExchange(t *testing.T, tp *tap) {
+	t.Helper()
+	server, port := serve(t, true, echo)
+	body := strings.Repeat("0123456789", 500)
+	out := tp.run("curl", "-sk", "--http1.1", server.URL+"/a", server.URL+"/b", "-d", body)
+	events := tp.settle()
+	s := only(t, events, "curl", layerTLS)
+	checkTalk(t, s, port, 2, out[len(out)-100:])
+	if sent := string(s.side[egress].data); strings.Count(sent, body) != 2 || !strings.HasPrefix(sent, "POST /a HTTP/1.1\r\n") {
+		t.Errorf("sent %d bytes: %.200q", len(sent), sent)
+	}
+	if n := len(of(talks(t, events), "curl", layerSocket)); n != 0 {
+		t.Errorf("ciphertext was captured as %d plain streams", n)
+	}
+	if lost := tp.lost(); len(lost) != 0 {
+		t.Errorf("lost %v", lost)
+	}
+	if list, err := tp.Coverage(); err != nil || len(list) != 1 || list[0].TLSBytes < 5000 || list[0].DecodedBytes != list[0].TLSBytes {
+		t.Errorf("coverage %+v, %v; want every byte decoded", list, err)
+	}
+}
+
+func plainExchange(t *testing.T, tp *tap) {
+	t.Helper()
+	server, port := serve(t, false, echo)
+	body := strings.Repeat("0123456789", 500)
+	out := tp.run("curl", "-s", server.URL+"/a", server.URL+"/b", "-d", body)
+	s := only(t, tp.settle(), "curl", layerSocket)
+	checkTalk(t, s, port, 2, out[len(out)-100:])
+	if sent := string(s.side[egress].data); strings.Count(sent, body) != 2 || !strings.HasPrefix(sent, "POST /a HTTP/1.1\r\n") {
+		t.Errorf("sent %d bytes: %.200q", len(sent), sent)
+	}
+	if lost := tp.lost(); len(lost) != 0 {
+		t.Errorf("lost %v", lost)
+	}
 }
 
 // What is neither HTTP nor TLS is looked at and left alone.

@@ -92,6 +92,9 @@ func load(t testing.TB, options Options) *Objects {
 	return o
 }
 
+// slowMachine is set where the processor is emulated, and a drain may wait for its turn.
+const slowMachine = "SPILE_TEST_SLOW"
+
 func tail(s string) string { return s[max(0, len(s)-6000):] }
 
 // start loads, attaches to a private copy of libssl and reads.
@@ -208,6 +211,10 @@ func (tp *tap) attach(path string) {
 // settle waits until many drains have passed without an event, and returns all so far.
 func (tp *tap) settle() []Record {
 	tp.t.Helper()
+	quiet := 300 * time.Millisecond
+	if os.Getenv(slowMachine) != "" {
+		quiet = 2 * time.Second
+	}
 	for last, deadline := -1, time.Now().Add(20*time.Second); ; {
 		tp.mu.Lock()
 		events := slices.Clone(tp.events)
@@ -216,7 +223,7 @@ func (tp *tap) settle() []Record {
 			return events
 		}
 		last = len(events)
-		time.Sleep(300 * time.Millisecond)
+		time.Sleep(quiet)
 	}
 }
 

@@ -11,5 +11,6 @@ busybox mount -t tmpfs data /data
 busybox --install -s /bin
 ip link set lo up
 export PATH=/bin:/usr/bin:/sbin HOME=/tmp
+echo vmtest began
 # Go caches the mount table at start, so the product starts in a process of its own, after the mounts.
 exec /bin/sh /guest-run.sh
