@@ -3,164 +3,178 @@ package deploy
 import (
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
 )
 
-const (
-	benchRounds = 5
-	benchCalls  = 8000
-)
+// bench is one run of the table of `make bench`.
+type bench struct {
+	t             *testing.T
+	dir           string   // certificate and pages
+	libraries     string   // the clients' own
+	floor         string   // the program
+	stages        []string // of the governor, besides the first
+	rounds, calls int
+	samples       []sample
+	resident      []occupied // of each agent that there was, at its end
+	crowd         occupied   // of the agent at 1,000 connections
+}
 
-// TestBench prints the table of `make bench`: nginx alone, with empty probes (the floor of the technique) and with
-// Spile, interleaved in each round, so that only ratios inside one round are compared. CPU is the scheduler's own account.
+// sample is one load under one arm. Times are CPU per call.
+type sample struct {
+	server, load, arm string
+	round             int
+	cpu               time.Duration
+	none              time.Duration // of the same load just before, with nothing attached
+	also              map[string]time.Duration
+	seen              float64 // share of the calls; negative = the arm sees nothing
+}
+
+func (s sample) ratio() float64 { return float64(s.cpu) / float64(s.none) }
+
+func (s sample) totalRatio() float64 { return float64(s.total()) / float64(s.none) }
+
+// total leaves the collector out: it is on another host, and here it answers the test's questions too.
+func (s sample) total() time.Duration { return s.cpu + s.also["agent"] + s.also["proxy"] }
+
+// TestBench prints the table of `make bench`. In each round every arm is measured right after the server alone, and the
+// arms' order changes from round to round: only ratios of such pairs are compared, and of those the medians told.
 func TestBench(t *testing.T) {
 	if os.Getenv("TEST_SPILE_BENCH") == "" {
 		t.Skip("takes minutes and wants a quiet machine: run by `make bench`")
 	}
 	needsRoot(t)
-	server := startNginx(t)
-	uris := server.targets(t, "https://127.0.0.1:8443")
-	worker := children(t, server.Process.Pid)[0]
-	load := func() time.Duration {
-		before := cpu(t, worker)
-		h := exec.Command("h2load", "--h1", "-n", strconv.Itoa(benchCalls), "-c", "16", "-i", uris)
-		h.Env = append(os.Environ(), "LD_LIBRARY_PATH="+privateLibraries(t)) // its own libssl: only nginx pays for probes
-		if out, err := h.CombinedOutput(); err != nil {
-			t.Fatalf("h2load: %v: %s", err, out)
+	b := newBench(t, setting(t, "BENCH_ROUNDS", 5), setting(t, "BENCH_CALLS", 8000))
+	only := os.Getenv("BENCH_ONLY")
+	for _, s := range benchServers(t) {
+		b.measure(s, func(a arm) bool { return strings.Contains(s.name+" "+a.name, only) })
+	}
+	b.measureCrowd()
+	b.publish()
+	if only == "" {
+		goBench(t, "../collector/owner", "BenchmarkTake", "collector: decode, route, inventory, rules")
+		goBench(t, "../collector", "BenchmarkCollector", "collector: from mTLS to the committed inventory, client and server in one process")
+		goBench(t, "../proto/columns", "Benchmark", "wire: batches of 100, 1,000 and 5,000 calls")
+	}
+}
+
+// TestBenchPlumbing runs one short round of the whole table: each arm works and misses no call. It is no measurement, so
+// the only figure that it holds is one that nothing but a blunder exceeds.
+func TestBenchPlumbing(t *testing.T) {
+	needsRoot(t)
+	b := newBench(t, 1, 300)
+	for _, s := range benchServers(t) {
+		b.measure(s, func(a arm) bool { return s.first || a.name == armCopy || a.name == armSpile })
+	}
+	for _, s := range b.samples {
+		if s.cpu <= 0 || s.none <= 0 || s.also["agent"] < 0 {
+			t.Errorf("no CPU: %s", s)
 		}
-		return (cpu(t, worker) - before) / benchCalls
-	}
-	load() // warm up
-	rows := map[string][]time.Duration{}
-	ratios := map[string][]float64{}
-	var agentCPU []time.Duration
-	for range benchRounds {
-		alone := load()
-		floor := withEmptyProbes(t, load)
-		spile, agent := withSpile(t, load)
-		rows["alone"] = append(rows["alone"], alone)
-		rows["empty probes"] = append(rows["empty probes"], floor)
-		rows["spile"] = append(rows["spile"], spile)
-		ratios["empty probes"] = append(ratios["empty probes"], float64(floor)/float64(alone))
-		ratios["spile"] = append(ratios["spile"], float64(spile)/float64(alone))
-		agentCPU = append(agentCPU, agent)
-	}
-	fmt.Printf("\nnginx HTTPS/1.1 keep-alive, %d calls a round over 16 connections, %d rounds, medians\n", benchCalls, benchRounds)
-	for _, arm := range []string{"alone", "empty probes", "spile"} {
-		fmt.Printf("  %-14s %8s CPU/request", arm, median(rows[arm]).Round(100*time.Nanosecond))
-		if r := ratios[arm]; r != nil {
-			fmt.Printf("   %.2fx alone", median(r))
+		if s.seen >= 0 && s.seen != 1 && s.arm != armSpile+", sampled" {
+			t.Errorf("calls are missing: %s", s)
 		}
-		fmt.Println()
+		if s.arm == armSpile && s.ratio() > blunder {
+			t.Errorf("more than %dx: %s", blunder, s)
+		}
 	}
-	fmt.Printf("  %-14s %8s CPU/call\n", "spile-agent", median(agentCPU).Round(100*time.Nanosecond))
-	goBench(t, "../collector/owner", "BenchmarkTake", "collector: decode, route, inventory, rules")
-	goBench(t, "../collector", "BenchmarkCollector", "collector: from mTLS to the committed inventory, client and server in one process")
-	goBench(t, "../proto/columns", "Benchmark", "wire: batches of 100, 1,000 and 5,000 calls")
 }
 
-func median[T ~int64 | ~float64](v []T) T {
-	s := slices.Sorted(slices.Values(v))
-	return s[len(s)/2]
-}
+const blunder = 16
 
-// cpu is the time that a process's threads have run, from the scheduler (Documentation/scheduler/sched-stats.rst).
-func cpu(t testing.TB, pid int) time.Duration {
+func newBench(t *testing.T, rounds, calls int) *bench {
 	t.Helper()
-	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
-	must(t, err)
-	var sum time.Duration
-	for _, f := range threads {
-		data, err := os.ReadFile(f)
-		must(t, err)
-		ns, err := strconv.ParseInt(strings.Fields(string(data))[0], 10, 64)
-		must(t, err)
-		sum += time.Duration(ns)
-	}
-	return sum
+	return &bench{t: t, dir: benchFiles(t), libraries: privateLibraries(t), floor: benchProgram(t, "floor"), stages: offeredStages(t), rounds: rounds, calls: calls}
 }
 
-// privateLibraries copies libssl and libcrypto, so that a client that uses them is on other inodes than the server.
-func privateLibraries(t testing.TB) string {
+func setting(t testing.TB, name string, otherwise int) int {
 	t.Helper()
-	dir := t.TempDir()
-	for _, name := range []string{"libssl.so.3", "libcrypto.so.3"} {
-		data, err := os.ReadFile(systemLibrary(t, name))
-		must(t, err)
-		must(t, os.WriteFile(filepath.Join(dir, name), data, 0o755))
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
 	}
-	return dir
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("%s=%q: want a number from 1 on", name, text)
+	}
+	return n
 }
 
-func systemLibrary(t testing.TB, name string) string {
-	t.Helper()
-	found, err := filepath.Glob("/usr/lib/*/" + name)
-	must(t, err)
-	if len(found) == 0 {
-		t.Fatalf("no %s below /usr/lib", name)
-	}
-	return found[0]
-}
-
-// withEmptyProbes runs the load with programs that do nothing where Spile's would be.
-func withEmptyProbes(t testing.TB, load func() time.Duration) time.Duration {
-	t.Helper()
-	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type: ebpf.Kprobe, AttachType: ebpf.AttachTraceUprobeMulti, License: "Dual BSD/GPL",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
-	})
-	must(t, err)
-	defer program.Close()
-	exe, err := link.OpenExecutable(systemLibrary(t, "libssl.so.3"))
-	must(t, err)
-	symbols := []string{"SSL_read", "SSL_write"}
-	for _, attach := range []func([]string, *ebpf.Program, *link.UprobeMultiOptions) (link.Link, error){exe.UprobeMulti, exe.UretprobeMulti} {
-		l, err := attach(symbols, program, nil)
-		must(t, err)
-		defer l.Close()
-	}
-	return load()
-}
-
-// withSpile runs the load under the product, and returns also the agent's own CPU per call.
-func withSpile(t testing.TB, load func() time.Duration) (server, agent time.Duration) {
-	t.Helper()
-	p := up(t)
-	pid := p.agentPID()
-	before := cpu(t, pid)
-	server = load()
-	if got := p.settled(benchCalls); got != benchCalls {
-		t.Errorf("%d of %d calls seen", got, benchCalls)
-	}
-	agent = (cpu(t, pid) - before) / benchCalls
-	if code := p.stop(t, 15*time.Second); code != 0 {
-		t.Errorf("spile up ended with %d:\n%s", code, p.log)
-	}
-	return server, agent
-}
-
-var benchLine = regexp.MustCompile(`(?m)^Benchmark\S.*$`)
-
-// goBench runs a room's own benchmarks and prints their lines.
-func goBench(t testing.TB, dir, pattern, title string) {
-	t.Helper()
-	out, err := exec.Command("go", "test", "-run", "^$", "-bench", pattern, "-cpu", "1", dir).CombinedOutput()
-	if err != nil {
-		t.Errorf("%s: %v: %s", dir, err, out)
-	}
-	fmt.Printf("%s\n", title)
-	for _, line := range benchLine.FindAllString(string(out), -1) {
-		fmt.Println("  " + line)
+// measure runs all rounds of a server.
+func (b *bench) measure(s benchServer, wanted func(arm) bool) {
+	b.t.Helper()
+	t := &stopped{TB: b.t}
+	pid := s.start(t, b.dir)
+	defer t.stop()
+	eventually(b.t, 10*time.Second, s.name+" listens", func() bool { return dials(address(benchPort)) })
+	b.warm(benchPort, s, 2000)
+	arms := slices.DeleteFunc(benchArms(b, s), func(a arm) bool { return !wanted(a) })
+	for round := range b.rounds {
+		for i := range arms {
+			b.pair(s, pid, round, arms[(i+round)%len(arms)])
+		}
 	}
 }
+
+func (b *bench) warm(port int, s benchServer, calls int) {
+	b.t.Helper()
+	for _, l := range s.loads {
+		b.ask(port, l, calls/len(s.loads))
+	}
+}
+
+// pair measures a server alone and under an arm.
+func (b *bench) pair(s benchServer, pid, round int, a arm) {
+	b.t.Helper()
+	alone := map[benchLoad]time.Duration{}
+	for _, l := range s.loads {
+		before := cpu(b.t, pid)
+		b.ask(benchPort, l, b.calls)
+		alone[l] = (cpu(b.t, pid) - before) / time.Duration(b.calls)
+	}
+	in := a.begin(b, s, pid)
+	defer in.end()
+	if in.port == 0 {
+		in.port = benchPort
+	}
+	const warmUp = 600
+	b.warm(in.port, s, warmUp)
+	if in.settle != nil {
+		in.settle(warmUp)
+	}
+	for _, l := range s.loads {
+		also := map[string]time.Duration{}
+		for who, p := range in.costs {
+			also[who] = -cpu(b.t, p)
+		}
+		before := cpu(b.t, pid)
+		b.ask(in.port, l, b.calls)
+		m := sample{server: s.name, load: l.String(), arm: a.name, round: round, none: alone[l], also: also, seen: -1}
+		m.cpu = (cpu(b.t, pid) - before) / time.Duration(b.calls)
+		if in.settle != nil {
+			m.seen = in.settle(b.calls)
+		}
+		for who, p := range in.costs {
+			also[who] = (also[who] + cpu(b.t, p)) / time.Duration(b.calls)
+		}
+		b.samples = append(b.samples, m)
+		fmt.Printf("round %d of %d: %s\n", round+1, b.rounds, m)
+	}
+}
+
+func (s sample) String() string {
+	text := fmt.Sprintf("%-6s %-8s %-24s %6.1f µs  %5.2fx none", s.server, s.load, s.arm, micro(s.cpu), s.ratio())
+	for _, who := range []string{"agent", "collector", "proxy"} {
+		if d, ok := s.also[who]; ok {
+			text += fmt.Sprintf("  %s %.1f µs", who, micro(d))
+		}
+	}
+	if s.seen >= 0 {
+		text += fmt.Sprintf("  %.2f%% seen", 100*s.seen)
+	}
+	return text
+}
+
+func micro(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }

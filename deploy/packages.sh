@@ -1,10 +1,11 @@
 #!/bin/bash
-# Installs the Debian packages that a make target needs and this machine lacks. Usage: packages.sh test|check|vm|matrix
+# Installs the Debian packages that a make target needs and this machine lacks. Usage: packages.sh test|check|vm|matrix|bench
 set -euo pipefail
 declare -A need=(
 	[test]="nginx:nginx-light h2load:nghttp2-client openssl:openssl curl:curl python3:python3 ip:iproute2 unshare:util-linux cc:gcc /usr/include/stdio.h:libc6-dev /usr/include/openssl/ssl.h:libssl-dev wget:wget gnutls-serv:gnutls-bin redis-server:redis-server redis-cli:redis-tools"
 	[check]="clang-14:clang-14 llvm-strip-14:llvm-14 protoc:protobuf-compiler /usr/include/bpf/bpf_helpers.h:libbpf-dev /usr/include/google/protobuf/timestamp.proto:libprotobuf-dev"
 	[vm]="qemu-system-x86_64:qemu-system-x86 /bin/busybox:busybox-static openssl:openssl curl:curl python3:python3"
+	[bench]="nginx:nginx-light h2load:nghttp2-client haproxy:haproxy node:nodejs ip:iproute2"
 	[matrix]="apache2:apache2 haproxy:haproxy /usr/lib/postgresql:postgresql psql:postgresql-client"
 )
 need[matrix]+=" ${need[test]}"
@@ -18,7 +19,7 @@ has_node20() {
 }
 [ "${1:-}" = matrix ] && ! has_node20 && need[matrix]+=" npm:npm" # Debian 12 has 18, and its OpenSSL is not in the executable
 missing=()
-for pair in ${need[${1:?test, check, vm or matrix}]}; do
+for pair in ${need[${1:?test, check, vm, matrix or bench}]}; do
 	what=${pair%%:*}
 	command -v "$what" >/dev/null || [ -e "$what" ] || missing+=("${pair#*:}")
 done

@@ -1,0 +1,233 @@
+package deploy
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// arm is a way in which a server runs: alone, probed, watched, behind a proxy.
+type arm struct {
+	name  string
+	begin func(b *bench, s benchServer, pid int) *armed
+}
+
+// armed is an arm that is in force.
+type armed struct {
+	port   int                           // where clients ask; 0 = the server itself
+	costs  map[string]int                // who works besides the server → process
+	settle func(sent int) (seen float64) // waits until everything sent since the last time is counted; nil = the arm sees nothing
+	end    func()
+}
+
+const (
+	armNone       = "none"
+	armEmpty      = "empty probes, offset 0"
+	armEmptyInner = "empty probes, our sites"
+	armCopy       = "copy-only reader"
+	armSpile      = "spile"
+	armNginxHop   = "nginx hop"
+	armHaproxyHop = "haproxy hop"
+)
+
+// benchArms lists what a server is measured under, besides alone: the first under everything.
+func benchArms(b *bench, s benchServer) []arm {
+	arms := []arm{
+		{armEmpty, floor("entry", "nothing")},
+		{armEmptyInner, floor("inner", "nothing")},
+		{armCopy, floor("inner", "copy")},
+		{armSpile, spileAt("")},
+	}
+	if !s.first {
+		return arms
+	}
+	for _, stage := range b.stages {
+		arms = append(arms, arm{armSpile + ", " + stage, spileAt(stage)})
+	}
+	arms = append(arms, arm{armNginxHop, nginxHop})
+	if _, err := exec.LookPath("haproxy"); err == nil { // `make bench` brings it
+		arms = append(arms, arm{armHaproxyHop, haproxyHop})
+	}
+	return arms
+}
+
+// floor runs testdata/bench/floor on the server.
+func floor(at, does string) func(*bench, benchServer, int) *armed {
+	return func(b *bench, s benchServer, pid int) *armed {
+		b.t.Helper()
+		cmd := exec.Command(b.floor, fmt.Sprint(pid), s.exe, s.kind, at, does)
+		stdin, err := cmd.StdinPipe()
+		must(b.t, err)
+		stdout, w, err := os.Pipe()
+		must(b.t, err)
+		cmd.Stdout = w
+		p := begin(b.t, cmd)
+		w.Close()
+		answers := bufio.NewReader(stdout)
+		if line, err := answers.ReadString('\n'); err != nil || line != "ready\n" {
+			b.t.Fatalf("floor: %q, %v: %s", line, err, p.log)
+		}
+		a := &armed{end: func() {
+			stdin.Close()
+			<-p.done
+			stdout.Close()
+			if code := p.ProcessState.ExitCode(); code != 0 {
+				b.t.Errorf("floor ended with %d: %s", code, p.log)
+			}
+		}}
+		if does == "copy" {
+			var records, lost uint64
+			a.costs = map[string]int{"agent": p.Process.Pid}
+			a.settle = func(int) float64 {
+				var r, l, bytes uint64
+				fmt.Fprintln(stdin)
+				line, err := answers.ReadString('\n')
+				must(b.t, err)
+				_, err = fmt.Sscan(line, &r, &l, &bytes)
+				must(b.t, err)
+				share := float64(r-records) / max(1, float64(r-records+l-lost))
+				if r == records {
+					share = 0
+				}
+				records, lost = r, l
+				return share
+			}
+		}
+		return a
+	}
+}
+
+// spileAt runs the product, with the governor held at a stage where one is given. Only the server is watched: the clients'
+// end would be a second sight of the same calls.
+func spileAt(stage string) func(*bench, benchServer, int) *armed {
+	return func(b *bench, _ benchServer, _ int) *armed {
+		b.t.Helper()
+		if stage != "" {
+			must(b.t, os.Setenv("SPILE_GOVERNOR_STAGE", stage))
+			defer os.Unsetenv("SPILE_GOVERNOR_STAGE")
+		}
+		p := up(b.t, b.targets()...)
+		agent := p.agentPID()
+		w := &watched{product: p}
+		return &armed{
+			costs:  map[string]int{"agent": agent, "collector": p.Process.Pid},
+			settle: w.settle,
+			end: func() {
+				b.resident = append(b.resident, occupiedBy(b.t, agent))
+				if code := p.stop(b.t, 15*time.Second); code != 0 {
+					b.t.Errorf("spile up ended with %d:\n%s", code, p.log)
+				}
+			},
+		}
+	}
+}
+
+// targets leaves out what asks.
+func (b *bench) targets() []string {
+	self, err := os.Executable()
+	must(b.t, err)
+	return []string{"--target", "netns=self", "--target", "!exe=/usr/bin/h2load", "--target", "!exe=" + self}
+}
+
+// watched is a product whose calls are counted load by load.
+type watched struct {
+	*product
+	known, lost uint64
+}
+
+// settle waits until the inventory has the calls that were sent, or until the agent knows what became of all of them.
+func (w *watched) settle(sent int) float64 {
+	w.t.Helper()
+	total, since := w.total(), time.Now()
+	for total < w.known+uint64(sent) && time.Since(since) < patience {
+		time.Sleep(300 * time.Millisecond)
+		if now := w.total(); now != total {
+			total, since = now, time.Now()
+		} else if time.Since(since) > secondGlance && total+w.given() >= w.known+w.lost+uint64(sent) {
+			break
+		}
+	}
+	seen := total - w.known
+	w.known, w.lost = total, w.given()
+	return float64(seen) / float64(sent)
+}
+
+// given is how many calls the agent knows that it did not show.
+func (w *watched) given() uint64 { return w.count("flow", "lost_server") }
+
+const hopPort = 9443
+
+// nginxHop: client -TLS-> nginx -plain-> the same nginx.
+func nginxHop(b *bench, _ benchServer, _ int) *armed {
+	b.t.Helper()
+	conf := fmt.Sprintf("upstream pages { server %s; keepalive 64; keepalive_requests 10000000; }\nserver {\nlisten %s ssl http2;\nssl_certificate %s/cert.pem; ssl_certificate_key %[3]s/key.pem;\n"+
+		"location / { proxy_pass http://pages; proxy_http_version 1.1; proxy_set_header Connection \"\"; }\n}", address(plainPort), address(hopPort), b.dir)
+	t := &stopped{TB: b.t}
+	worker := nginxWorker(t, b.libraries, conf)
+	return t.hop(worker)
+}
+
+const hopHaproxy = `
+global
+	maxconn 4000
+	nbthread 1
+defaults
+	mode http
+	timeout connect 5s
+	timeout client 300s
+	timeout server 300s
+	http-reuse always
+frontend tls
+	bind %[2]s ssl crt %[1]s/both.pem alpn h2,http/1.1
+	default_backend pages
+backend pages
+	server nginx %[3]s
+`
+
+func haproxyHop(b *bench, _ benchServer, _ int) *armed {
+	b.t.Helper()
+	file := b.t.TempDir() + "/haproxy.conf"
+	must(b.t, os.WriteFile(file, fmt.Appendf(nil, hopHaproxy, b.dir, address(hopPort), address(plainPort)), 0o644))
+	t := &stopped{TB: b.t}
+	cmd := exec.Command("haproxy", "-db", "-f", file)
+	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+b.libraries)
+	return t.hop(begin(t, cmd).Process.Pid)
+}
+
+// stopped lets what registers itself for the end of a test end with its arm.
+type stopped struct {
+	testing.TB
+	ends []func()
+}
+
+func (s *stopped) Cleanup(f func()) { s.ends = append(s.ends, f) }
+
+func (s *stopped) stop() {
+	for _, f := range s.ends {
+		f()
+	}
+}
+
+func (s *stopped) hop(pid int) *armed {
+	s.Helper()
+	eventually(s.TB, 10*time.Second, "the proxy listens", func() bool { return dials(address(hopPort)) })
+	return &armed{port: hopPort, costs: map[string]int{"proxy": pid}, end: s.stop}
+}
+
+// offered lists the governor's stages that the agent can be held at.
+func offeredStages(t testing.TB) []string {
+	t.Helper()
+	cmd := exec.Command(binaries(t).agent, "--help")
+	var help strings.Builder
+	cmd.Stdout, cmd.Stderr = &help, io.Discard
+	must(t, cmd.Run())
+	if !strings.Contains(help.String(), "--governor-stage") {
+		return nil
+	}
+	return []string{"no_bodies", "no_responses", "sampled"}
+}
