@@ -87,10 +87,12 @@ const (
 
 const bySeccomp = 1 // SYS_SECCOMP, a si_code of SIGSYS
 
+// Trial is how long a build must not crash without probes to be convicted.
+const Trial = 10 * time.Minute
+
 const (
 	suspicion = 3                // suspected crashes of one build, within window, that lead to a trial
 	window    = 10 * time.Minute //
-	trial     = 10 * time.Minute // how long a build must not crash without probes to be convicted
 	amnesty   = time.Hour        // how long an acquitted build is not suspected
 	memory    = time.Hour        // how long a crash without probes speaks for a build
 	// detaching: processes that were inside a call when the probes went may still crash of them.
@@ -171,13 +173,16 @@ func (g *Guard) Crash(c Crash) Verdict {
 	case b.bare != 0 && c.Time-b.bare <= memory:
 		return Verdict{Suspected, why + "; but it crashed without probes too"}
 	case strength == strong:
+		g.counts.Trials++
 		b.begin(c.Time, 1)
 		return Verdict{Tried, why}
 	case b.suspected.full(c.Time) && b.own.full(c.Time):
 		return Verdict{Suspected, why + "; but it crashes as often elsewhere"}
 	case b.suspected.full(c.Time):
+		g.counts.Trials++
+		within := c.Time - b.suspected[suspicion-1]
 		b.begin(c.Time, suspicion)
-		return Verdict{Tried, fmt.Sprintf("%s, %d times within %s", why, suspicion, c.Time-b.suspected[suspicion-1])}
+		return Verdict{Tried, fmt.Sprintf("%s, %d times within %s", why, suspicion, within.Round(time.Second))}
 	}
 	return Verdict{Suspected, why}
 }
@@ -206,7 +211,7 @@ func (g *Guard) onTrial(b *record, c Crash, fault bool) Verdict {
 func (g *Guard) Tick(now time.Duration) []Build {
 	var convicted []Build
 	for name, b := range g.builds {
-		if b.tried != 0 && now-b.tried >= trial {
+		if b.tried != 0 && now-b.tried >= Trial {
 			b.tried = 0
 			convicted = append(convicted, name)
 		}

@@ -160,7 +160,7 @@ func TestTrialAcquits(t *testing.T) {
 	if got := last(play(g, 4000, inCall, 4010, inCall, 4020, inCall)); got != Tried {
 		t.Errorf("after the hour: %v", got)
 	}
-	if got := g.Counts(); got.Acquitted != 1 || got.Blamed != 1 {
+	if got := g.Counts(); got.Acquitted != 1 || got.Blamed != 1 || got.Trials != 2 {
 		t.Errorf("counts %+v", got)
 	}
 }
@@ -172,6 +172,17 @@ func TestStrongTrialAcquits(t *testing.T) {
 	behind.AtSite = true
 	if got := play(g, 10, behind, 60, bare); got[0] != Tried || got[1] != Acquitted {
 		t.Errorf("got %v", got)
+	}
+}
+
+func TestTrialSaysHowOften(t *testing.T) {
+	g := x86()
+	for i := range 3 {
+		c := inCall
+		c.Time, c.Build = time.Duration(10+20*i)*time.Second, Build{1, 2}
+		if v := g.Crash(c); i == 2 && !strings.HasSuffix(v.Why, "3 times within 40s") {
+			t.Errorf("%+v", v)
+		}
 	}
 }
 
