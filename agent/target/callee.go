@@ -84,17 +84,18 @@ func (c *course) walk(p way) error {
 		if c.left--; c.left < 0 {
 			return fmt.Errorf("it has a loop, or more than %d instructions", maxSteps)
 		}
-		if c.f.size != 0 && p.at == c.f.address+c.f.size {
-			if p.ended {
-				return nil
-			}
-			return errors.New("it runs past its end")
+		end := c.f.address + c.f.size
+		if c.f.size != 0 && p.at == end && p.ended {
+			return nil
 		}
 		inst, err := c.decode(p.at)
 		if err != nil {
 			return err
 		}
 		next := p.at + uint64(inst.Len)
+		if c.f.size != 0 && !c.outside(p.at) && (next > end || next == end && runsOn(inst.Op)) {
+			return errors.New("it runs past its end")
+		}
 		to, direct := uint64(0), false
 		if rel, ok := inst.Args[0].(x86asm.Rel); ok {
 			to, direct = next+uint64(int64(rel)), true
@@ -106,11 +107,15 @@ func (c *course) walk(p way) error {
 		case inst.Op == x86asm.UD2:
 			return nil
 		case inst.Op == x86asm.CALL:
+			before := p.passed
 			if err := c.call(&p, to, direct); err != nil {
 				return err
 			}
 			p.regs.called()
-			p.ended = true
+			p.ended = p.passed == before
+			if next == end && !p.ended {
+				return errors.New("it runs past its end")
+			}
 		case inst.Op == x86asm.JMP && !direct:
 			return errors.New("it jumps to where its code does not say")
 		case inst.Op == x86asm.JMP:
@@ -119,6 +124,7 @@ func (c *course) walk(p way) error {
 				if c.hands != nil && c.hands(&p.regs) {
 					return c.pass(&p, to)
 				}
+				c.five = c.five || fiveArguments(&p.regs)
 			}
 			p.at = to
 			continue
@@ -133,9 +139,7 @@ func (c *course) walk(p way) error {
 	}
 }
 
-func (c *course) outside(to uint64) bool {
-	return c.f.size != 0 && to-c.f.address >= c.f.size || to == c.f.address
-}
+func (c *course) outside(at uint64) bool { return c.f.size != 0 && at-c.f.address >= c.f.size }
 
 // call judges a call instruction.
 func (c *course) call(p *way, to uint64, direct bool) error {
@@ -192,12 +196,17 @@ func (c *course) decode(at uint64) (x86asm.Inst, error) {
 		c.known[at] = x86asm.Inst{Op: x86asm.NOP, Len: len(endbr64)}
 		return c.known[at], nil
 	}
-	inst, err := x86asm.Decode(code, 64)
-	if err != nil {
+	inst, ok := decodeOne(code)
+	if !ok {
 		return x86asm.Inst{}, unknown
 	}
 	c.known[at] = inst
 	return inst, nil
+}
+
+// runsOn reports whether the next instruction comes after this one for sure: a callee may never return.
+func runsOn(op x86asm.Op) bool {
+	return op != x86asm.RET && op != x86asm.JMP && op != x86asm.CALL && op != x86asm.UD2
 }
 
 func isConditional(op x86asm.Op) bool {

@@ -49,8 +49,8 @@ func classX86(code []byte) (name string, class Class) {
 	if strings.HasPrefix(string(code), endbr64) {
 		return "endbr64", SingleStep
 	}
-	inst, err := x86asm.Decode(code, 64)
-	if err != nil {
+	inst, ok := decodeOne(code)
+	if !ok {
 		return "", Unknown
 	}
 	name = strings.ToLower(inst.Op.String())
@@ -69,6 +69,13 @@ func classX86(code []byte) (name string, class Class) {
 		return name, Emulated
 	}
 	return name, SingleStep
+}
+
+// decodeOne decodes an instruction. For one that is cut, or consists of prefixes, the decoder gives an instruction without
+// an operation, and no error.
+func decodeOne(code []byte) (x86asm.Inst, bool) {
+	inst, err := x86asm.Decode(code, 64)
+	return inst, err == nil && inst.Op != 0
 }
 
 func isPush(code []byte) bool {

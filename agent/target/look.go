@@ -19,6 +19,7 @@ type watched struct {
 	parent   uint32
 	exe      Verdict
 	judged   bool
+	denied   string              // why no probe may be in it
 	space    []byte              // /proc/PID/statm at the last look: mapping a library changes it
 	looks    int                 // since the address space was last read
 	read     time.Time           // when that was
@@ -37,6 +38,7 @@ type held struct {
 	told   time.Time // when; zero = it was not
 	probed bool      // what is not is handed on again later
 	lapsed bool      // it was probed, or may be now: hand it on at once
+	denied bool      // it was noted, and not handed on
 }
 
 // retell is when a file that is not probed is handed on again: the host may have been short of something.
@@ -79,11 +81,15 @@ func (w *Watcher) look(pid uint32, fresh bool, kernel bpf.FileID) {
 	if w.config.Selection.JudgesExe() && !p.judged {
 		w.judge(p, kernel)
 	}
-	if !w.config.Selection.wants(subject{pid: pid, exe: p.exe, lineage: p.lineageIn(w.processes)}) {
+	w.judgeDenied(p)
+	// A file that is attached for others lies in a denied process too, whether that is selected or not.
+	if p.denied == "" && !w.config.Selection.wants(subject{pid: pid, exe: p.exe, lineage: p.lineageIn(w.processes)}) {
 		w.dropAll(p)
 		return
 	}
-	w.lapsed(p)
+	if p.denied == "" {
+		w.lapsed(p)
+	}
 	if !p.searched {
 		w.search(p)
 	}
@@ -255,6 +261,12 @@ func (w *Watcher) handOn(p *watched, h held, f File) held {
 	if h.told.IsZero() {
 		w.uses[f.ID]++
 	}
+	if p.denied != "" {
+		return w.note(p, h, f)
+	}
+	if _, b := w.barredAs(f.ID); b != nil {
+		f.Only = p.PID
+	}
 	return held{id: f.ID, path: f.Path, only: f.Only, told: time.Now(), probed: w.tellSink(p.Process, f)}
 }
 
@@ -270,6 +282,9 @@ func (w *Watcher) tellSink(p Process, f File) bool {
 func (w *Watcher) letGo(p *watched, h held) {
 	if h.told.IsZero() {
 		return
+	}
+	if h.denied {
+		w.unbar(h.id)
 	}
 	same := !p.own.told.IsZero() && p.own.id == h.id
 	for _, other := range p.files {

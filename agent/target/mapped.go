@@ -262,7 +262,7 @@ func (w *Watcher) takeMapping(e mapEvent, now time.Time) {
 			return
 		}
 	}
-	if id, ok := w.mapped.known[e.file]; ok && w.uses[id] > 0 && w.stands(id) {
+	if id, ok := w.mapped.known[e.file]; ok && w.uses[id] > 0 && w.stands(id) && !w.mayBeDenied(e.pid) {
 		w.pending.once(e.pid, now.Add(settled))
 		return
 	}

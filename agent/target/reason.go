@@ -27,8 +27,8 @@ type Uncovered struct {
 	QUICBytes uint64
 }
 
-// ProbeState says what became of the probes of a file: known = it was handed on, reason = why it is not attached.
-type ProbeState func(id Identity) (known, attached bool, reason string)
+// ProbeState says what became of the probes of a file in a process: known = it was handed on, reason = why it is not attached.
+type ProbeState func(id Identity, pid uint32) (known, attached bool, reason string)
 
 // Explainer names reasons from facts. It never guesses: what it cannot tell it calls unknown. It remembers what it
 // found, so that a process which has ended keeps its reason, and is safe for concurrent use.
@@ -37,6 +37,7 @@ type Explainer struct {
 	Cache     *Cache
 	Libraries []Library
 	Probe     ProbeState
+	Deny      *Denylist // nil = nobody is on it
 
 	mu     sync.Mutex
 	told   map[life]*told

@@ -178,7 +178,7 @@ func (e *Explainer) seeBrief(t Traffic, until time.Time) (s sight) {
 	if err != nil {
 		return s
 	}
-	s.process, s.alone = path.Base(name), true
+	s.pid, s.process, s.denied, s.alone = t.PID, path.Base(name), e.Deny.Why(t.PID, name), true
 	if t.Undecoded == 0 {
 		return s
 	}

@@ -16,7 +16,9 @@ import (
 
 // sight is what a look at a process showed.
 type sight struct {
+	pid       uint32
 	process   string
+	denied    string   // why no probe may be in it
 	fault     string   // why nothing could be seen
 	decoded   []string // libraries with probes
 	problems  []string // sentences about libraries that should have probes and have none
@@ -81,7 +83,7 @@ func (e *Explainer) gather(t Traffic, k *told, exe *os.File, until time.Time) (s
 		s.fault = "the path of its executable cannot be read: " + err.Error()
 		return s
 	}
-	s.process = path.Base(name)
+	s.pid, s.process, s.denied = t.PID, path.Base(name), e.Deny.Why(t.PID, name)
 	if t.Undecoded == 0 {
 		return s // nothing to explain that the kernel has not said
 	}
@@ -177,7 +179,11 @@ func (e *Explainer) judge(s *sight, f File) {
 		add(&s.problems, fmt.Sprintf("%s is not decoded: %v", f.Library, f.Problem))
 		return
 	}
-	switch known, attached, reason := e.Probe(f.ID); {
+	if s.denied != "" {
+		add(&s.problems, fmt.Sprintf("%s is not decoded: %s", f.Library, s.denied))
+		return
+	}
+	switch known, attached, reason := e.Probe(f.ID, s.pid); {
 	case attached:
 		add(&s.decoded, f.Library)
 	case known:

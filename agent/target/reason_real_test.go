@@ -126,7 +126,7 @@ func TestReasonOfAStackInsideALibrary(t *testing.T) {
 	}
 	// One more library, attached, whose calls do not explain the bytes: both are named.
 	c.load(t, copyFile(t, systemLibrary(t), filepath.Join(t.TempDir(), "libssl.so.3")))
-	e.Probe = func(Identity) (bool, bool, string) { return true, true, "" }
+	e.Probe = func(Identity, uint32) (bool, bool, string) { return true, true, "" }
 	const want = "OpenSSL is decoded in this process, but it also carries BoringSSL or AWS-LC inside cygrpc.so, which is not decoded yet"
 	undecoded := uint64(1)
 	eventually(t, want, func() bool {
@@ -158,7 +158,7 @@ func TestReasonOfABypass(t *testing.T) {
 		maps, _ := os.ReadFile(procPath("/proc", pid, "maps"))
 		return strings.Contains(string(maps), "libssl.so")
 	})
-	e := explainer(func(Identity) (bool, bool, string) { return true, true, "" })
+	e := explainer(func(Identity, uint32) (bool, bool, string) { return true, true, "" })
 	if _, reason := ask(t, e, pid); !strings.Contains(reason, "through BIO_f_ssl, ") || !strings.Contains(reason, "which the program imports and no probe watches") {
 		t.Errorf("%s", reason)
 	}

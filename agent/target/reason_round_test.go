@@ -48,7 +48,7 @@ func TestExplainQUICAndKTLS(t *testing.T) {
 	c := python(t, nil)
 	decoded := copyFile(t, systemLibrary(t), filepath.Join(t.TempDir(), "libssl.so.3"))
 	c.load(t, decoded)
-	e := explainer(func(Identity) (bool, bool, string) { return true, true, "" })
+	e := explainer(func(Identity, uint32) (bool, bool, string) { return true, true, "" })
 	for _, tc := range []struct {
 		name    string
 		traffic Traffic
@@ -80,7 +80,7 @@ func TestExplainSeesThatBytesGrow(t *testing.T) {
 	c := python(t, nil)
 	c.load(t, copyFile(t, systemLibrary(t), filepath.Join(t.TempDir(), "libssl.so.3")))
 	attached := false
-	e := explainer(func(Identity) (bool, bool, string) { return true, attached, "it is being attached" })
+	e := explainer(func(Identity, uint32) (bool, bool, string) { return true, attached, "it is being attached" })
 	for i, step := range []struct {
 		attached  bool
 		undecoded uint64

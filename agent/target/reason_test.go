@@ -34,7 +34,7 @@ func (e *Explainer) soon() {
 	}
 }
 
-func unknownToProbe(Identity) (known, attached bool, reason string) { return false, false, "" }
+func unknownToProbe(Identity, uint32) (known, attached bool, reason string) { return false, false, "" }
 
 // firstOf finds an installed library, for a child to map.
 func firstOf(t *testing.T, patterns ...string) string {
@@ -123,7 +123,7 @@ func TestReasonFollowsTheProbe(t *testing.T) {
 		"attached":          {true, true, "", "before it was attached"},
 	} {
 		asked := Identity{}
-		e := explainer(func(id Identity) (bool, bool, string) { asked = id; return tc.known, tc.attached, tc.reason })
+		e := explainer(func(id Identity, _ uint32) (bool, bool, string) { asked = id; return tc.known, tc.attached, tc.reason })
 		if _, reason := ask(t, e, c.pid()); !strings.Contains(reason, tc.want) {
 			t.Errorf("%s: %s", name, reason)
 		}
@@ -136,7 +136,7 @@ func TestReasonFollowsTheProbe(t *testing.T) {
 		return
 	}
 	c.load(t, nss)
-	e := explainer(func(Identity) (bool, bool, string) { return true, true, "" })
+	e := explainer(func(Identity, uint32) (bool, bool, string) { return true, true, "" })
 	if _, reason := ask(t, e, c.pid()); !strings.Contains(reason, "OpenSSL is decoded in this process, but it also carries NSS, which is not decoded yet") {
 		t.Errorf("both: %s", reason)
 	}

@@ -47,6 +47,12 @@ type Config struct {
 	Libraries []Library
 	// SetExe tells the kernel the verdict on an executable. Needed where the Selection judges executables.
 	SetExe func(id bpf.FileID, include, exclude bool) error
+	// Deny names the processes that no probe may be in; nil = none.
+	Deny *Denylist
+	// Alone is told which files must not be attached for all processes, and why; why = "" = they may again. Needed with Deny.
+	Alone func(id Identity, why string)
+	// BarredFor is how long that lasts after the last denied process; 0 = a minute.
+	BarredFor time.Duration
 	// Kin are processes that are not looked at, besides this one: what they map needs no probe.
 	Kin []uint32
 	// Reconcile is the time between two looks at all processes, at least a few seconds.
@@ -79,6 +85,7 @@ type Watcher struct {
 	uses      map[Identity]int // how often each file was handed on and not dropped
 	wellKnown map[Identity]bool
 	verdicts  map[bpf.FileID]Verdict
+	barred    map[Identity]*barred
 	pending   agenda
 	mapped    mapped
 	counts    counters
@@ -106,7 +113,7 @@ const eventQueue = 4096
 func NewWatcher(c Config) *Watcher {
 	return &Watcher{
 		config: c, self: uint32(os.Getpid()), events: make(chan lifeEvent, eventQueue),
-		processes: map[uint32]*watched{}, uses: map[Identity]int{}, wellKnown: map[Identity]bool{},
+		processes: map[uint32]*watched{}, uses: map[Identity]int{}, wellKnown: map[Identity]bool{}, barred: map[Identity]*barred{},
 		verdicts: map[bpf.FileID]Verdict{}, mapped: newMapped(),
 	}
 }
@@ -159,8 +166,16 @@ func (w *Watcher) Scan() error {
 	for id, v := range w.config.Selection.installed {
 		w.tell(id, v)
 	}
+	if !w.config.Deny.Empty() && w.config.Alone == nil {
+		return errors.New("watch processes: some are on the denylist, and nobody takes it")
+	}
+	// Processes first: who maps a file decides how it is attached.
+	if err := w.reconcile(); err != nil {
+		return err
+	}
 	w.findWellKnown()
-	return w.reconcile()
+	w.lookAtDue()
+	return nil
 }
 
 // Run follows execs, exits and mappings until ctx ends.
@@ -195,9 +210,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 		case <-upgrades.C:
 			w.findWellKnown()
 		case <-due.C:
-			for _, pid := range w.pending.due(time.Now()) {
-				w.look(pid, false, bpf.FileID{})
-			}
+			w.lookAtDue()
 		case <-reconcile.C:
 			w.coverCPUs()
 			if err := w.reconcile(); err != nil {
@@ -240,6 +253,7 @@ func (w *Watcher) reconcile() error {
 			w.forget(p)
 		}
 	}
+	w.unbarDue(time.Now())
 	return nil
 }
 
