@@ -8,6 +8,16 @@ import (
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
 
+// unread describes a response that was left out on purpose: its size, where that is known, and of HTTP/2 what a header
+// block said whose status could not be resolved.
+func (d *Describer) unread(m *parse.Message) *v1.Content {
+	c := d.content(m, &coverage{})
+	if m.BodyBytes == 0 {
+		c.Bytes = nil
+	}
+	return c
+}
+
 // content describes one direction.
 func (d *Describer) content(m *parse.Message, cover *coverage) *v1.Content {
 	size := m.BodyBytes

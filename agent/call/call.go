@@ -105,10 +105,15 @@ func (d *Describer) Describe(ctx Context, x *parse.Exchange) *v1.Call {
 	var cover coverage
 	c.Request = d.content(req, &cover)
 	c.Request.Fields = append(d.urlFields(target, req.Header), c.Request.Fields...)
-	c.Response = d.content(res, &cover)
+	if res.Shed {
+		c.Response = d.unread(res)
+	} else {
+		c.Response = d.content(res, &cover)
+	}
 	c.Response.Fields = append(setCookies(res.Header), c.Response.Fields...)
 	cover.lateJoin = x.LateJoin
 	cover.gap = x.Gap
+	cover.responseShed = res.Shed
 	cover.peerUnknown = ctx.PeerUnknown
 	cover.unknownHeader = req.UnknownHeaders+res.UnknownHeaders > 0
 	c.Coverage = cover.words()
@@ -183,7 +188,7 @@ func method(m string) string {
 
 // coverage collects what limits a record.
 type coverage struct {
-	lateJoin, truncated, gap, unknownHeader, peerUnknown, noBody bool
+	lateJoin, truncated, gap, unknownHeader, peerUnknown, noBody, responseShed bool
 }
 
 func (c *coverage) words() []string {
@@ -191,7 +196,7 @@ func (c *coverage) words() []string {
 	for _, f := range [...]struct {
 		set  bool
 		word string
-	}{{c.lateJoin, "late_join"}, {c.truncated, "truncated"}, {c.gap, "gap"}, {c.unknownHeader, "unknown_header"}, {c.peerUnknown, "peer_unknown"}, {c.noBody, "no_body"}} {
+	}{{c.lateJoin, "late_join"}, {c.truncated, "truncated"}, {c.gap, "gap"}, {c.unknownHeader, "unknown_header"}, {c.peerUnknown, "peer_unknown"}, {c.noBody, "no_body"}, {c.responseShed, "response_shed"}} {
 		if f.set {
 			out = append(out, f.word)
 		}

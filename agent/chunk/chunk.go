@@ -55,6 +55,7 @@ const (
 	Unseen                      // the bytes passed without a readable buffer (sendfile, splice, io_uring)
 	Head                        // the kernel took the first bytes for the head of an HTTP message
 	Unbound                     // no socket is known: the peer is unknown
+	Shed                        // a response that is left out on purpose: Length and Heads tell what passed
 )
 
 // Has reports whether all of f are set.

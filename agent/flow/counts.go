@@ -9,6 +9,8 @@ type Counts struct {
 	Bytes           uint64 // captured
 	Gaps            uint64 // holes between or behind the captured bytes
 	GapBytes        uint64
+	Shed            uint64 // chunks of responses that were left out on purpose
+	ShedBytes       uint64
 	Duplicates      uint64 // chunks that repeat what was seen
 	Streams         uint64 // begun
 	LateJoin        uint64 // streams of a known protocol joined after their first byte
@@ -25,6 +27,7 @@ type Counts struct {
 	LostServer      uint64 // calls lost where this end is the server
 	LostClient      uint64 // calls lost where this end is the client
 	LostUnknown     uint64 // of those, on streams whose protocol was never seen
+	LostShed        uint64 // of those, whose responses were left out and could not be told from others
 	LostBy          [protocolCount]uint64
 	Unanswered      uint64 // requests without a response at the end
 	Malformed       uint64 // messages that broke their protocol
@@ -40,6 +43,8 @@ func (c Counts) Each(yield func(name string, value uint64)) {
 	yield("bytes", c.Bytes)
 	yield("gaps", c.Gaps)
 	yield("gap_bytes", c.GapBytes)
+	yield("shed", c.Shed)
+	yield("shed_bytes", c.ShedBytes)
 	yield("duplicates", c.Duplicates)
 	yield("streams", c.Streams)
 	yield("late_join", c.LateJoin)
@@ -57,6 +62,7 @@ func (c Counts) Each(yield func(name string, value uint64)) {
 	yield("lost_server", c.LostServer)
 	yield("lost_client", c.LostClient)
 	yield("lost_unknown", c.LostUnknown)
+	yield("lost_shed", c.LostShed)
 	for i, p := range protocols() {
 		yield("lost_"+strings.ReplaceAll(p.name, "/", ""), c.LostBy[i])
 	}

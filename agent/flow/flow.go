@@ -10,6 +10,9 @@
 //	    └──────────── Close ──▶ gone ◀─Close───┘        ▼      │
 //	                              ◀──────Close────── parked ───┘
 //
+// Responses that are left out on purpose (Shed) are no gaps: parsers are told that they passed, and their calls are handed
+// on without them. A close that says the same (the rest of the connection is not read) leaves out what is still open.
+//
 // Offsets tell what is missing: a jump is a gap, and the kernel's count of message heads tells how many messages began
 // in it. Bytes that passed unseen inside a chunk are a gap behind its data. What comes twice is dropped and counted.
 // A close whose final offsets lie beyond what was seen waits a moment for chunks that are still on their way.
@@ -185,9 +188,21 @@ func (f *Flow) data(s *stream, c *chunk.Chunk) {
 		if len(c.Data) == 0 && c.Flags.Has(chunk.Head) {
 			heads = 1
 		}
-		// Over the cap of a message, or over a budget: what passed is known, and nothing that was wanted is missing.
-		s.Gapped = s.Gapped || heads > 0 || !c.Flags.Has(chunk.Truncated) || c.Flags.Has(chunk.Fault)
-		f.gap(s, c.Direction, unseen, heads, c.Time)
+		switch wanted := heads > 0 || !c.Flags.Has(chunk.Truncated) || c.Flags.Has(chunk.Fault); {
+		case c.Flags.Has(chunk.Shed):
+			f.counts.Shed++
+			f.counts.ShedBytes += unseen
+			f.leftOut(s, c.Direction, unseen, heads, c.Time)
+		case !wanted && s.parser != nil && s.proto.exact:
+			// Behind the cap there may be whole frames: what they answer is answered.
+			f.counts.Gaps++
+			f.counts.GapBytes += unseen
+			f.leftOut(s, c.Direction, unseen, 0, c.Time)
+		default:
+			// Over the cap of a message, or over a budget: what passed is known, and nothing that was wanted is missing.
+			s.Gapped = s.Gapped || wanted
+			f.gap(s, c.Direction, unseen, heads, c.Time)
+		}
 	}
 	t.advance(c)
 	f.account(s)
@@ -226,5 +241,22 @@ func (f *Flow) gap(s *stream, d chunk.Direction, bytes uint64, heads uint32, at 
 	t := &s.dir[d]
 	t.gapBytes += bytes + uint64(len(t.held))
 	t.gapHeads += heads
+	t.held = nil
+}
+
+// leftOut says that bytes passed that were not copied on purpose. Before the protocol is known their heads are counted,
+// and prove nothing that the requests do not.
+func (f *Flow) leftOut(s *stream, d chunk.Direction, bytes uint64, heads uint32, at time.Duration) {
+	if s.muted {
+		return
+	}
+	if s.parser != nil {
+		s.parser.Shed(s.side(d), bytes, heads, at)
+		f.mayRest(s)
+		return
+	}
+	t := &s.dir[d]
+	t.gapBytes += bytes + uint64(len(t.held))
+	t.shedHeads += heads
 	t.held = nil
 }

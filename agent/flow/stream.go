@@ -37,12 +37,13 @@ type stream struct {
 
 // track is where one direction stands.
 type track struct {
-	next     uint64 // offset of the next byte
-	heads    uint32 // that the kernel counted up to there
-	gapBytes uint64 // lost before the protocol was known
-	gapHeads uint32
-	held     []byte // too few to tell the protocol
-	heldAt   time.Duration
+	next      uint64 // offset of the next byte
+	heads     uint32 // that the kernel counted up to there
+	gapBytes  uint64 // lost before the protocol was known
+	gapHeads  uint32
+	shedHeads uint32 // of responses left out before the protocol was known: they prove no requests, but are counted
+	held      []byte // too few to tell the protocol
+	heldAt    time.Duration
 }
 
 // headsBefore is how many messages began between what was seen and c.
@@ -193,10 +194,10 @@ func (f *Flow) open(s *stream) {
 	for d := range s.dir {
 		t := &s.dir[d]
 		if t.gapBytes > 0 {
-			s.parser.Gap(s.side(chunk.Direction(d)), t.gapBytes, t.gapHeads, s.last)
+			s.parser.Gap(s.side(chunk.Direction(d)), t.gapBytes, t.gapHeads+t.shedHeads, s.last)
 			f.mayRest(s)
 		}
-		t.gapBytes, t.gapHeads = 0, 0
+		t.gapBytes, t.gapHeads, t.shedHeads = 0, 0, 0
 	}
 }
 
@@ -222,9 +223,16 @@ func (f *Flow) add(s *stream, n parse.Counts) {
 		return
 	}
 	s.counted = n
-	f.counts.Unanswered += n.Unanswered - old.Unanswered
-	s.told.Unanswered += n.Unanswered - old.Unanswered
+	unanswered := n.Unanswered - old.Unanswered
+	if s.closing && s.final.Flags.Has(chunk.Shed) {
+		f.counts.LostShed += unanswered // the answers are not read any more
+		f.lose(s, s.index, unanswered)
+	} else {
+		f.counts.Unanswered += unanswered
+		s.told.Unanswered += unanswered
+	}
 	f.counts.Malformed += n.Malformed - old.Malformed
+	f.counts.LostShed += n.LostShed - old.LostShed
 	f.lose(s, s.index, n.Lost-old.Lost)
 }
 

@@ -15,7 +15,7 @@
 //     ends saw the connection from its first byte the numbers agree. Where one did not, or bytes were lost, a pair must
 //     overlap in time by more than half of the server's span, carry a request of the same size, and no other sighting at
 //     either end may fit as well.
-//   - method, path and status are equal. The size is not asked of numbered requests: a server may answer before it has
+//   - method, path and status are equal; a status that one end has not read is any. The size is not asked of numbered requests: a server may answer before it has
 //     read the body, and then has seen less of it than the client sent.
 //
 // What is lost: nothing. Every sighting is emitted, alone or merged, once. When Max sightings wait, the oldest is

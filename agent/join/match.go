@@ -58,7 +58,7 @@ func (w *waiting) match(e *entry) *entry {
 // same reports whether two sightings of one connection can be one call.
 func same(a, b *entry) bool {
 	x, y := a.Call, b.Call
-	if x.Method != y.Method || x.StatusCode != y.StatusCode || x.Protocol != y.Protocol || x.Path != y.Path {
+	if x.Method != y.Method || x.StatusCode != y.StatusCode && x.StatusCode != 0 && y.StatusCode != 0 || x.Protocol != y.Protocol || x.Path != y.Path {
 		return false
 	}
 	if x.Protocol == "http/2" || a.Numbered && b.Numbered {
@@ -101,7 +101,12 @@ func (j *Joiner) merge(e, other *entry) {
 	if c.Tls == nil {
 		c.Tls = client.Call.Tls
 	}
-	c.Coverage = slices.DeleteFunc(c.Coverage, func(s string) bool { return s == "peer_unknown" })
+	read := c.StatusCode == 0 && client.Call.StatusCode != 0
+	if read {
+		// The server's response was left out on purpose, the client's was not: its cgroup is another.
+		c.StatusCode, c.Response, c.Duration = client.Call.StatusCode, client.Call.Response, client.Call.Duration
+	}
+	c.Coverage = slices.DeleteFunc(c.Coverage, func(s string) bool { return s == "peer_unknown" || read && s == "response_shed" })
 	j.counts.Joined++
 	j.config.Emit(c)
 }

@@ -53,6 +53,9 @@ type Message struct {
 	Complete       bool // every byte of the body was seen to pass
 	BodyTruncated  bool // Body is shorter than BodyBytes: capped, or a gap inside
 	UnknownHeaders int  // header fields that a late-joined HPACK decoder could not resolve; never guessed
+	// Shed: a response that was left out on purpose. That it was given is known, not what it says; End and BodyBytes are of
+	// what passed in its place, heads and framing included.
+	Shed bool
 }
 
 // Exchange is a request and its response.
@@ -64,9 +67,9 @@ type Exchange struct {
 	Gap      bool   // bytes of this exchange were lost
 }
 
-// Seen reports whether both heads are complete: only then is it a call.
+// Seen reports whether both heads are complete, or the response was left out on purpose: only then is it a call.
 func (e *Exchange) Seen() bool {
-	return e.Request != nil && e.Response != nil && e.Request.HeadComplete && e.Response.HeadComplete
+	return e.Request != nil && e.Response != nil && e.Request.HeadComplete && (e.Response.HeadComplete || e.Response.Shed)
 }
 
 // Parser reads one stream.
@@ -77,6 +80,9 @@ type Parser interface {
 	Feed(side Side, data []byte, at time.Duration) error
 	// Gap says that bytes of one side passed unseen, and how many messages are known to begin in them.
 	Gap(side Side, bytes uint64, heads uint32, at time.Duration)
+	// Shed says that bytes of one side passed unread on purpose, and how many messages are known to begin in them, the first
+	// at their front. Nothing is missed: a response among them answers its request.
+	Shed(side Side, bytes uint64, heads uint32, at time.Duration)
 	// Rest says that the stream has been silent for a while after a gap: what waits only for a sign that no more of it
 	// comes may be handed out. It reports whether anything still waits for such a sign.
 	Rest(at time.Duration) bool
@@ -92,6 +98,7 @@ type Parser interface {
 type Counts struct {
 	Emitted    uint64 // exchanges with both heads complete
 	Lost       uint64 // exchanges of which a head was lost to a gap
+	LostShed   uint64 // of those, whose response was left out and could not be told from others
 	Unanswered uint64 // requests whose stream ended without a response
 	Malformed  uint64 // messages that broke the protocol
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spile/spile/proto/line"
 	v1 "github.com/spile/spile/proto/spile/v1"
@@ -89,7 +90,7 @@ func lacks(c *v1.Call) string {
 		return "method"
 	case c.Path == "":
 		return "path"
-	case c.StatusCode == 0:
+	case c.StatusCode == 0 && !slices.Contains(c.Coverage, "response_shed"):
 		return "status_code"
 	case !possible(c.GetSource()) || !possible(c.GetDestination()):
 		return "coverage from 0 to 1 at both ends"

@@ -109,6 +109,7 @@ func (p *Parser) responseHead(h *half, f framing) {
 		p.switched = true
 		return
 	}
+	p.interim = passed{}
 	p.pair(h)
 	h.peek = !known
 	switch {

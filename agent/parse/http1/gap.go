@@ -22,6 +22,15 @@ func (p *Parser) Gap(side parse.Side, bytes uint64, heads uint32, at time.Durati
 	if h.awaits && heads > 0 && (h.call == nil || h.call.respDone) {
 		p.endMessage(h, false) // its body never came
 	}
+	if h.awaits && heads > 0 {
+		p.finalAnswer()
+		if c := h.call; c != nil && c.resp != nil && c.resp.Shed {
+			p.endMessage(h, false)
+		}
+	}
+	if h.side == parse.Requests {
+		p.interim = passed{}
+	}
 	h.peek, h.awaits = false, false
 	if heads == 0 && h.state == skip && h.side == parse.Responses && len(p.calls) == 0 {
 		return // nobody waits for a response, so none began here
@@ -113,7 +122,7 @@ func (p *Parser) jump(h *half, n uint64, at time.Duration) {
 		h.msg.BodyBytes += n
 		h.msg.BodyTruncated, h.msg.End = true, at
 	}
-	if h.call != nil {
+	if h.call != nil && (h.msg == nil || !h.msg.Shed) {
 		h.call.gap = true
 	}
 }

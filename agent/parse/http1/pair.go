@@ -19,6 +19,7 @@ func (p *Parser) begin(h *half) {
 	if r := &p.half[parse.Responses]; r.state == adrift {
 		p.land(r) // whoever takes turns has all of it
 	}
+	p.stray()
 	if c := p.early; c != nil {
 		p.early, h.call = nil, c
 		p.requests++
@@ -264,6 +265,8 @@ func (p *Parser) Close(time.Duration) {
 // finish settles what is open at the end of the stream.
 func (p *Parser) finish() {
 	p.switched = true
+	p.finalAnswer()
+	p.stray()
 	for i := range p.half {
 		h := &p.half[i]
 		if h.open && h.msg != nil {
@@ -277,9 +280,14 @@ func (p *Parser) finish() {
 	}
 	p.confirm()
 	for _, c := range p.calls {
-		if !p.certain && c.ordinal < p.responses {
+		switch {
+		case p.shed && p.pipelined:
+			// Answers that shared a buffer count for one there.
 			p.counts.Lost++
-		} else {
+			p.counts.LostShed++
+		case !p.certain && c.ordinal < p.responses:
+			p.counts.Lost++
+		default:
 			p.counts.Unanswered++
 		}
 	}

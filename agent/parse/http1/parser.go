@@ -120,6 +120,10 @@ type Parser struct {
 	lateDue   bool // the first pair of a late stream is still to come
 	switched  bool
 	sound     bool // at least one head was read
+	shed      bool // responses were left out on purpose
+	upgraded  bool // the response that was left out last answers a request for another protocol
+	interim   passed
+	at        time.Duration
 	strikes   int
 
 	counts  parse.Counts
@@ -173,7 +177,7 @@ func (p *Parser) Feed(side parse.Side, data []byte, at time.Duration) error {
 		return parse.ErrSwitched
 	}
 	h := &p.half[side&1]
-	h.fresh, h.ended = true, false
+	h.fresh, h.ended, p.at = true, false, at
 	lost := p.counts.Lost
 	for len(data) > 0 {
 		n := p.step(h, data, at)
@@ -208,9 +212,21 @@ func (p *Parser) step(h *half, data []byte, at time.Duration) int {
 	if h.awaits {
 		// A final answer instead of 100: the body may never come (RFC 9110 §10.1.1).
 		h.awaits = false
-		if answered := h.call == nil || h.call.respDone; answered && h.fresh && Sniff(h.side, data) == parse.Yes {
+		next := h.fresh && Sniff(h.side, data) == parse.Yes
+		if next {
+			p.finalAnswer()
+		}
+		p.interim = passed{}
+		if c := h.call; next && (c == nil || c.respDone || c.resp != nil && c.resp.Shed) {
 			p.endMessage(h, false)
 			h.ended = false
+		}
+	}
+	if p.upgraded && h.side == parse.Requests {
+		p.upgraded = h.state != head
+		if !p.upgraded && h.fresh && Sniff(h.side, data) == parse.No {
+			p.switched = true
+			return len(data)
 		}
 	}
 	switch h.state {

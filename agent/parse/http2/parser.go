@@ -19,6 +19,9 @@
 // are requests that were lost; ids that only the server's frames name are, too. Requests at the end of a connection that
 // no id proves are not known here: flow has the kernel's count of them.
 //
+// Where responses are left out on purpose nothing tells which request they answer. A request is answered once it has ended
+// and bytes of the server have passed after that; it is handed out when the next one begins, in silence, or at the end.
+//
 // The Parser owns calls and tables; an exchange is handed out when both directions of its stream have ended. Pushed
 // streams are decoded for their compression state and otherwise ignored. `Upgrade: h2c` is not followed.
 package http2
@@ -76,7 +79,8 @@ type call struct {
 	id              uint32
 	req, resp       *parse.Message
 	reqEnd, respEnd bool
-	gap             bool // bytes of it may be lost
+	gap             bool   // bytes of it may be lost
+	asked           uint64 // value of Parser.passed when its request was last read
 	last            time.Duration
 	bytes           int
 }
@@ -96,6 +100,7 @@ type Parser struct {
 	strikes int
 	held    int
 	gaps    int // calls with gap set, about
+	shed    shed
 	swept   time.Duration
 	counts  parse.Counts
 	pool    parse.Pool

@@ -38,7 +38,7 @@ func (p *Parser) end(h *half, id uint32, at time.Duration) {
 		m.Complete, m.End = true, at
 	}
 	if h.side == parse.Requests {
-		c.reqEnd = true
+		c.reqEnd, c.asked = true, p.shed.passed
 	} else {
 		if c.resp == nil { // it ended without a head that we saw
 			p.lose(c)
@@ -56,6 +56,9 @@ func (p *Parser) settle(c *call) {
 	p.remove(c)
 	if c.req == nil {
 		return // early, and its request never came: ids account for it
+	}
+	if c.resp == nil && p.answered(c) {
+		p.answer(c)
 	}
 	if c.resp == nil {
 		if c.gap {
@@ -88,6 +91,10 @@ func whole(m *parse.Message) bool {
 }
 
 func (p *Parser) lose(c *call) {
+	if p.answered(c) {
+		p.settle(c)
+		return
+	}
 	p.remove(c)
 	if c.req != nil { // else ids account for it
 		p.counts.Lost++
@@ -245,6 +252,7 @@ func (p *Parser) mark(c *call) {
 func (p *Parser) Rest(at time.Duration) bool {
 	if !p.closed {
 		p.sweep(at)
+		p.settleShed()
 	}
 	return !p.closed && p.gaps > 0
 }

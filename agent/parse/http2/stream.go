@@ -190,12 +190,13 @@ func (p *Parser) request(h *half, f frameHead, m *parse.Message, at time.Duratio
 		p.dropOldest()
 	}
 	p.strikes = 0
+	p.settleShed()
 	c := early
 	if c == nil {
 		c = &call{id: f.id}
 		p.calls[f.id] = c
 	}
-	c.req, c.last = m, at
+	c.req, c.last, c.asked = m, at, p.shed.passed
 	p.grow(c, m)
 	if f.has(flagEndStream) {
 		p.end(h, f.id, at)
@@ -226,8 +227,9 @@ func (p *Parser) response(h *half, f frameHead, m *parse.Message, at time.Durati
 	switch {
 	case interim:
 		return
-	case c.resp == nil && m.Status != 0:
-		m.HeadComplete = true
+	case c.resp == nil && (m.Status != 0 || p.shed.tables && m.UnknownHeaders > 0):
+		// Without a status: the table that holds it was filled while responses were left out.
+		m.HeadComplete, m.Shed = m.Status != 0, m.Status == 0
 		c.resp = m
 		p.grow(c, m)
 	case c.resp == nil:

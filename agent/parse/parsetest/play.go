@@ -37,6 +37,7 @@ type Message struct {
 	Authority string        `json:"authority,omitempty"`
 	Scheme    string        `json:"scheme,omitempty"`
 	Status    int           `json:"status,omitempty"`
+	Shed      bool          `json:"shed,omitempty"`
 	Header    []parse.Field `json:"header,omitempty"`
 	Trailer   []parse.Field `json:"trailer,omitempty"`
 	Body      string        `json:"body,omitempty"`
@@ -51,7 +52,7 @@ func message(m *parse.Message) Message {
 	ms := func(d time.Duration) int64 { return d.Milliseconds() }
 	return Message{
 		Protocol: m.Protocol, Method: m.Method, Target: m.Target, Authority: m.Authority, Scheme: m.Scheme,
-		Status: m.Status, Header: slices.Clone(m.Header), Trailer: slices.Clone(m.Trailer),
+		Status: m.Status, Shed: m.Shed, Header: slices.Clone(m.Header), Trailer: slices.Clone(m.Trailer),
 		Body: string(m.Body), BodyBytes: m.BodyBytes, Times: [3]int64{ms(m.Start), ms(m.HeadEnd), ms(m.End)},
 		Complete: m.Complete, Truncated: m.BodyTruncated, Unknown: m.UnknownHeaders,
 	}
@@ -90,6 +91,12 @@ func Play(talk []Event, make Maker) (Seen, error) {
 			if s.Err == "" {
 				p.Gap(e.Side, e.Bytes, e.Heads, e.At)
 			}
+		case Shed:
+			if s.Err == "" {
+				p.Shed(e.Side, e.Bytes, e.Heads, e.At)
+			}
+		case Rest:
+			p.Rest(e.At)
 		case Close:
 			p.Close(e.At)
 		}
@@ -161,7 +168,7 @@ func Lose(talk []Event, lost func(i int) bool, heads func(e Event) uint32) []Eve
 			pending[e.Side].Bytes += uint64(len(e.Data))
 			pending[e.Side].Heads += heads(e)
 			continue
-		case e.Kind == Data || e.Kind == Gap:
+		case e.Kind == Data || e.Kind == Gap || e.Kind == Shed:
 			flush(e.Side, e.At)
 		case e.Kind == Close:
 			flush(parse.Requests, e.At)

@@ -8,6 +8,8 @@
 //	< HTTP/1.1 200 OK\r\n       a buffer from the server
 //	! late                      the stream was joined after its first byte
 //	! gap > 512 1               512 bytes from the client passed unseen, and one message began in them
+//	! shed < 512 1               512 bytes from the server were left out on purpose; one message began in them
+//	! rest                       the stream has been silent for a while
 //	! close                     the stream ended (implied at the end)
 //
 // Escapes are \r \n \t \\ \xHH, and \{n} for n bytes of filler.
@@ -33,6 +35,8 @@ const (
 	Gap
 	Late
 	Close
+	Shed
+	Rest
 )
 
 // Event is one line of a talk.
@@ -77,7 +81,7 @@ func Read(text string) ([]Event, error) {
 		case '!':
 			e, ok := event(line[2:])
 			if !ok {
-				return nil, fail("want late, close or gap SIDE BYTES HEADS")
+				return nil, fail("want late, close, rest, or gap or shed SIDE BYTES HEADS")
 			}
 			e.At = at
 			talk = append(talk, e)
@@ -94,9 +98,14 @@ func event(s string) (Event, bool) {
 		return Event{Kind: Late}, true
 	case "close":
 		return Event{Kind: Close}, true
+	case "rest":
+		return Event{Kind: Rest}, true
 	}
 	var side byte
 	e := Event{Kind: Gap}
+	if rest, ok := strings.CutPrefix(s, "shed "); ok {
+		e.Kind, s = Shed, "gap "+rest
+	}
 	if n, err := fmt.Sscanf(s, "gap %c %d %d", &side, &e.Bytes, &e.Heads); n != 3 || err != nil {
 		return e, false
 	}

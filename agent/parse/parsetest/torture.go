@@ -19,8 +19,11 @@ func Script(b []byte) []Event {
 		b = b[3:]
 		e := Event{Side: parse.Side(op & 1), At: at}
 		switch op >> 1 & 7 {
-		case 7:
-			e.Kind, e.Bytes, e.Heads = Gap, uint64(n), uint32(op>>4)&3
+		case 6, 7:
+			if e.Kind = Gap; op>>1&7 == 6 {
+				e.Kind = Shed
+			}
+			e.Bytes, e.Heads = uint64(n), uint32(op>>4)&3
 			talk = append(talk, e)
 			continue
 		}
@@ -43,7 +46,9 @@ func Encode(talk []Event) []byte {
 			continue
 		case Gap:
 			op, n = op|7<<1|byte(e.Heads&3)<<4, int(e.Bytes)
-		case Close:
+		case Shed:
+			op, n = op|6<<1|byte(e.Heads&3)<<4, int(e.Bytes)
+		case Close, Rest:
 			continue
 		}
 		b = append(b, op)
@@ -94,6 +99,11 @@ func Torture(talk []Event, make Maker, bound int) error {
 			}
 		case Gap:
 			p.Gap(e.Side, e.Bytes, e.Heads, e.At)
+			if e.Bytes%3 == 0 {
+				p.Rest(e.At)
+			}
+		case Shed:
+			p.Shed(e.Side, e.Bytes, e.Heads, e.At)
 			if e.Bytes%3 == 0 {
 				p.Rest(e.At)
 			}

@@ -118,6 +118,8 @@ type Call struct {
 	Response   *Content     `protobuf:"bytes,22,opt,name=response,proto3" json:"response,omitempty"`
 	Signatures []*Signature `protobuf:"bytes,23,rep,name=signatures,proto3" json:"signatures,omitempty"`
 	// What limits this record: "late_join", "truncated", "gap", "unknown_header", "peer_unknown", "no_body";
+	// "response_shed" where the agent left the response out to keep its budget: there is no status_code, duration ends with
+	// what passed last, and response.bytes, where it is known, counts heads and framing too;
 	// "server_watched" where only the client saw the call although its server is watched.
 	Coverage      []string `protobuf:"bytes,24,rep,name=coverage,proto3" json:"coverage,omitempty"`
 	unknownFields protoimpl.UnknownFields
