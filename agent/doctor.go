@@ -18,6 +18,7 @@ var errUnhealthy = errors.New("the agent cannot work here")
 func doctor(ctx context.Context, w world, c config, _ []string) error {
 	checks := diagnose.Doctor(ctx, diagnose.ThisHost())
 	checks = append(checks, gateChecks(gate.Test(ctx, gate.ThisHost()))...)
+	checks = append(checks, deniedChecks(c.data)...)
 	if c.output == "json" {
 		out := json.NewEncoder(w.stdout)
 		for _, check := range checks {
@@ -31,6 +32,14 @@ func doctor(ctx context.Context, w world, c config, _ []string) error {
 			fmt.Fprintf(out, "%s\t%s\t%s\n", check.Verdict, check.Name, check.Detail)
 			if check.Remedy != "" {
 				fmt.Fprintf(out, "\t\t→ %s\n", check.Remedy)
+			}
+			file := ""
+			for _, site := range check.Sites {
+				if site.File != file {
+					file = site.File
+					fmt.Fprintf(out, "\t\t  %s (%s)\n", file, site.Library)
+				}
+				fmt.Fprintf(out, "\t\t    %s\n", site)
 			}
 		}
 		if err := out.Flush(); err != nil {

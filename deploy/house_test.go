@@ -28,7 +28,7 @@ var mayImport = map[string][]string{
 	"bpf":                   {"github.com/cilium/ebpf/...", "golang.org/x/sys/unix"},
 	"agent":                 {"agent/...", "bpf", "proto/...", "golang.org/x/sys/unix", "go.yaml.in/yaml/v3", "google.golang.org/protobuf/..."},
 	"agent/chunk":           {},
-	"agent/doctor":          {"bpf", "github.com/cilium/ebpf/...", "golang.org/x/sys/unix"},
+	"agent/doctor":          {"agent/target", "bpf", "github.com/cilium/ebpf/...", "golang.org/x/sys/unix"},
 	"agent/guard":           {},
 	"agent/gate":            {"github.com/cilium/ebpf/...", "golang.org/x/sys/unix"},
 	"agent/source":          {"bpf", "agent/chunk", "golang.org/x/sys/unix"},

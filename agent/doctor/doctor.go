@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/spile/spile/agent/target"
 )
 
 // Verdict is how a check ended.
@@ -24,6 +26,7 @@ type Check struct {
 	Verdict Verdict `json:"verdict"`
 	Detail  string  `json:"detail"`
 	Remedy  string  `json:"remedy,omitempty"` // what to do; set unless OK
+	Sites   []Site  `json:"sites,omitempty"`  // of the check of probe sites
 }
 
 // Host is where the answers come from. Tests put a made-up host in its place.
@@ -33,11 +36,15 @@ type Host struct {
 	UID  int
 	// Try does a thing for real; see Features.
 	Try map[Feature]func() error
+	// Libraries describes the TLS libraries that are installed.
+	Libraries func() []target.File
 }
 
 // ThisHost is the machine that runs.
 func ThisHost() Host {
-	return Host{Proc: "/proc", Sys: "/sys", UID: os.Geteuid(), Try: Features()}
+	return Host{Proc: "/proc", Sys: "/sys", UID: os.Geteuid(), Try: Features(), Libraries: func() []target.File {
+		return target.Installed(target.NewCache(target.DefaultBudget()), target.Libraries())
+	}}
 }
 
 // patience bounds the whole examination. A check that has not answered by then says so.
@@ -63,6 +70,7 @@ func Doctor(ctx context.Context, h Host) []Check {
 		{"ptrace", Host.ptrace},
 		{"cgroup", Host.cgroup},
 		{"memory", Host.memory},
+		{"probe_sites", Host.probeSites},
 	}
 	list := make([]Check, 0, len(checks))
 	for _, c := range checks {

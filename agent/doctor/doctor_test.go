@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/spile/spile/agent/target"
 )
 
 func TestThisHost(t *testing.T) {
@@ -36,7 +38,7 @@ func TestThisHost(t *testing.T) {
 func madeUp(t *testing.T) Host {
 	t.Helper()
 	dir := t.TempDir()
-	h := Host{Proc: filepath.Join(dir, "proc"), Sys: filepath.Join(dir, "sys"), Try: map[Feature]func() error{}}
+	h := Host{Proc: filepath.Join(dir, "proc"), Sys: filepath.Join(dir, "sys"), Try: map[Feature]func() error{}, Libraries: func() []target.File { return nil }}
 	for f := range Features() {
 		h.Try[f] = func() error { return nil }
 	}

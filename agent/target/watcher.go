@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -261,14 +260,7 @@ func (w *Watcher) reconcile() error {
 // replaced by an upgrade is let go.
 func (w *Watcher) findWellKnown() {
 	seen := map[Identity]bool{}
-	for _, lib := range w.config.Libraries {
-		for _, pattern := range lib.WellKnown {
-			paths, _ := filepath.Glob(pattern) // the patterns are literals of ours
-			for _, path := range paths {
-				w.handOnPath(lib, path, seen)
-			}
-		}
-	}
+	wellKnown(w.config.Libraries, func(lib Library, path string) { w.handOnPath(lib, path, seen) })
 	for id := range w.wellKnown {
 		if !seen[id] {
 			w.release(Process{}, id)
