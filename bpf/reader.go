@@ -6,6 +6,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -35,21 +36,29 @@ type Record struct {
 
 var (
 	// ErrDrained says that the rings were read up to what they held when this turn began. It is no failure:
-	// the next Read begins a turn and waits up to 10 ms.
+	// the next Read begins a turn and waits up to 10 ms, or 50 ms where all has been silent for a second.
 	ErrDrained = errors.New("drained")
 	// ErrMalformed is a record that does not fit event.h. The next Read goes on after it.
 	ErrMalformed = errors.New("malformed record")
 )
 
-const drainInterval = 10 * time.Millisecond
+const (
+	drainInterval = 10 * time.Millisecond
+	// Silence costs most of what an idle agent takes. The watermark wakes it all the same.
+	idleInterval = 50 * time.Millisecond
+	idleTurns    = int(time.Second / drainInterval)
+)
 
 // Reader reads both rings in turns. A turn takes the control ring first and then the data ring up to where it
 // ended at that moment: so all data that precede a control event are read in the same turn, after it. One
 // goroutine reads.
 type Reader struct {
 	control, data *ring
-	epoll, wake   int
+	events        *os.File // an epoll of both rings and of wake; its goroutine waits in the runtime's own poller
+	ready         syscall.RawConn
+	wake          int
 	phase         phase
+	silent        int    // turns that had nothing
 	until         uint64 // where the data of this turn end
 	mu            sync.Mutex
 	closed        atomic.Bool
@@ -65,7 +74,7 @@ const (
 
 // Reader returns the only reader of both rings.
 func (o *Objects) Reader() (_ *Reader, err error) {
-	r := &Reader{epoll: -1, wake: -1}
+	r := &Reader{wake: -1}
 	defer func() {
 		if err != nil {
 			r.free()
@@ -78,19 +87,36 @@ func (o *Objects) Reader() (_ *Reader, err error) {
 	if r.data, err = openRing(data); err != nil {
 		return nil, fmt.Errorf("open the data ring: %w", err)
 	}
-	if r.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
-		return nil, fmt.Errorf("create epoll: %w", err)
-	}
 	if r.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return nil, fmt.Errorf("create eventfd: %w", err)
 	}
-	for _, fd := range []int{r.wake, control.FD(), data.FD()} {
-		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
-		if err := unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
-			return nil, fmt.Errorf("watch the rings: %w", err)
-		}
+	if err := r.watch(r.wake, control.FD(), data.FD()); err != nil {
+		return nil, fmt.Errorf("watch the rings: %w", err)
 	}
 	return r, nil
+}
+
+// watch makes the epoll. A system call that waits would have the runtime look every 10 ms whether it still does, and move
+// the reader from thread to thread: half of what an idle agent takes. So the epoll is waited for by the runtime's epoll.
+func (r *Reader) watch(fds ...int) error {
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	if err := unix.SetNonblock(epoll, true); err != nil {
+		return errors.Join(err, unix.Close(epoll))
+	}
+	r.events = os.NewFile(uintptr(epoll), "rings")
+	for _, fd := range fds {
+		event := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}
+		if err := unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, fd, &event); err != nil {
+			return err
+		}
+	}
+	if r.ready, err = r.events.SyscallConn(); err != nil {
+		return err
+	}
+	return r.events.SetReadDeadline(time.Time{}) // says whether the runtime takes it
 }
 
 func openRing(m *ebpf.Map) (*ring, error) { return mapRing(m.FD(), int(m.MaxEntries())) }
@@ -118,6 +144,7 @@ func (r *Reader) Read(into *Record) error {
 				return err
 			}
 			r.until = r.data.end()
+			r.silent++
 			r.phase = readingData
 		case readingData:
 			if int64(r.until-r.data.at) <= 0 {
@@ -127,6 +154,7 @@ func (r *Reader) Read(into *Record) error {
 			}
 			raw, err := r.take(r.data)
 			if err == nil {
+				r.silent = 0
 				return into.decode(raw)
 			}
 			if err != errRingEmpty {
@@ -159,18 +187,32 @@ const (
 	busySleep = 50 * time.Microsecond
 )
 
-// wait sleeps until the watermark is crossed, a process begins or ends, Close is called, or 10 ms have passed:
+// wait sleeps until the watermark is crossed, a process begins or ends, Close is called, or the interval has passed:
 // ordinary data do not wake anyone.
 func (r *Reader) wait() error {
 	if r.data.waiting() >= wakeupBytes {
 		return nil
 	}
-	var events [3]unix.EpollEvent
-	_, err := unix.EpollWait(r.epoll, events[:], int(drainInterval.Milliseconds()))
-	if err != nil && !errors.Is(err, unix.EINTR) {
+	interval := drainInterval
+	if r.silent > idleTurns {
+		interval = idleInterval
+	}
+	err := r.events.SetReadDeadline(time.Now().Add(interval))
+	if err == nil {
+		err = r.ready.Read(signalled)
+	}
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, os.ErrClosed) {
 		return fmt.Errorf("wait for the rings: %w", err)
 	}
 	return nil
+}
+
+// signalled asks an epoll whether something has happened. It does not wait, so the runtime need not hear of the system
+// call: told of it, it would look for one that hangs, some fifty times at 20 us, after each.
+func signalled(epoll uintptr) bool {
+	var events [3]unix.EpollEvent
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, epoll, uintptr(unsafe.Pointer(&events)), uintptr(len(events)), 0, 0, 0)
+	return errno != 0 && errno != unix.EINTR || errno == 0 && n > 0
 }
 
 // Close wakes a Read that waits and frees the rings' mappings. What they still hold is not read.
@@ -192,10 +234,11 @@ func (r *Reader) free() error {
 			errs = append(errs, ring.close())
 		}
 	}
-	for _, fd := range []int{r.epoll, r.wake} {
-		if fd >= 0 {
-			errs = append(errs, unix.Close(fd))
-		}
+	if r.events != nil {
+		errs = append(errs, r.events.Close())
+	}
+	if r.wake >= 0 {
+		errs = append(errs, unix.Close(r.wake))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close the rings: %w", err)
