@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,6 +34,8 @@ const (
 	armSpile      = "spile"
 	armNginxHop   = "nginx hop"
 	armHaproxyHop = "haproxy hop"
+
+	stageFull = "full"
 )
 
 // benchArms lists what a server is measured under, besides alone: the first under everything.
@@ -41,7 +44,7 @@ func benchArms(b *bench, s benchServer) []arm {
 		{armEmpty, floor("entry", "nothing")},
 		{armEmptyInner, floor("inner", "nothing")},
 		{armCopy, floor("inner", "copy")},
-		{armSpile, spileAt("")},
+		{armSpile, spileAt(stageFull)},
 	}
 	if !s.first {
 		return arms
@@ -66,7 +69,8 @@ func floor(at, does string) func(*bench, benchServer, int) *armed {
 		stdout, w, err := os.Pipe()
 		must(b.t, err)
 		cmd.Stdout = w
-		p := begin(b.t, cmd)
+		t := stoppable(b.t)
+		p := begin(t, cmd)
 		w.Close()
 		answers := bufio.NewReader(stdout)
 		if line, err := answers.ReadString('\n'); err != nil || line != "ready\n" {
@@ -79,6 +83,7 @@ func floor(at, does string) func(*bench, benchServer, int) *armed {
 			if code := p.ProcessState.ExitCode(); code != 0 {
 				b.t.Errorf("floor ended with %d: %s", code, p.log)
 			}
+			t.stop()
 		}}
 		if does == "copy" {
 			var records, lost uint64
@@ -102,29 +107,105 @@ func floor(at, does string) func(*bench, benchServer, int) *armed {
 	}
 }
 
-// spileAt runs the product, with the governor held at a stage where one is given. Only the server is watched: the clients'
-// end would be a second sight of the same calls.
+// spileAt runs the product, with the governor held at a stage where the agent has one. Only the server is watched: the
+// clients' end would be a second sight of the same calls.
 func spileAt(stage string) func(*bench, benchServer, int) *armed {
-	return func(b *bench, _ benchServer, _ int) *armed {
+	return func(b *bench, s benchServer, _ int) *armed {
 		b.t.Helper()
-		if stage != "" {
-			must(b.t, os.Setenv("SPILE_GOVERNOR_STAGE", stage))
-			defer os.Unsetenv("SPILE_GOVERNOR_STAGE")
-		}
-		p := up(b.t, b.targets()...)
-		agent := p.agentPID()
-		w := &watched{product: p}
+		w := b.watch(stage, b.learned[s.name])
+		agent := w.agentPID()
 		return &armed{
-			costs:  map[string]int{"agent": agent, "collector": p.Process.Pid},
+			costs:  map[string]int{"agent": agent, "collector": w.Process.Pid},
 			settle: w.settle,
 			end: func() {
 				b.resident = append(b.resident, occupiedBy(b.t, agent))
-				if code := p.stop(b.t, 15*time.Second); code != 0 {
-					b.t.Errorf("spile up ended with %d:\n%s", code, p.log)
-				}
+				w.end()
 			},
 		}
 	}
+}
+
+// watched is a product whose calls are counted load by load.
+type watched struct {
+	*product
+	stopped     *stopped
+	known, lost uint64
+}
+
+// watch starts the product with what an agent before it has learned of the probed files; empty = nothing.
+func (b *bench) watch(stage, learned string) *watched {
+	b.t.Helper()
+	if len(b.stages) > 0 {
+		must(b.t, os.Setenv("SPILE_GOVERNOR_STAGE", stage))
+		defer os.Unsetenv("SPILE_GOVERNOR_STAGE")
+	}
+	data := b.t.TempDir()
+	if learned != "" {
+		output(b.t, "cp", "-a", learned+"/.", data)
+	}
+	t := stoppable(b.t)
+	w := &watched{product: upIn(t, data, b.targets()...), stopped: t}
+	w.known, w.lost = w.total(), w.given()
+	return w
+}
+
+func (w *watched) end() {
+	w.t.Helper()
+	if code := w.stop(w.t, 15*time.Second); code != 0 {
+		w.t.Errorf("spile up ended with %d:\n%s", code, w.log)
+	}
+	w.stopped.stop()
+}
+
+// teach lets an agent find out what it can of the server's files: that they bear probes, and where these are cheap. What
+// it kept is what all later agents begin with, as they do on a host where the same libraries were probed before.
+func (b *bench) teach(s benchServer) {
+	b.t.Helper()
+	w := b.watch(stageFull, "")
+	began := time.Now()
+	for time.Since(began) < proven || !w.decided(s.exe) {
+		b.warm(benchPort, s, 200)
+		if time.Since(began) > time.Minute {
+			b.t.Fatalf("%s: the agent has not decided about its probes within a minute: %+v", s.name, w.probes(s.exe))
+		}
+		time.Sleep(time.Second)
+	}
+	for _, p := range w.probes(s.exe) {
+		fmt.Printf("%s: %s\n", s.name, strings.Join(p.Sites, "; "))
+	}
+	w.end()
+	b.learned[s.name] = w.data
+}
+
+// proven is after how long without harm an agent remembers a build as harmless, with some seconds for the first calls.
+const proven = 15 * time.Second
+
+// benchProbe is a file with probes in an agent's account.
+type benchProbe struct {
+	Path, State string
+	Sites       []string // where they lie
+}
+
+func (w *watched) probes(file string) (all []benchProbe) {
+	w.t.Helper()
+	for _, a := range jsonLines[struct{ Health struct{ Probes []benchProbe } }](w.t, w.verb("agents")) {
+		for _, p := range a.Health.Probes {
+			if p.Path == file {
+				all = append(all, p)
+			}
+		}
+	}
+	return all
+}
+
+// decided reports whether the probes of a file are where they will stay. What the server never calls stays undecided.
+func (w *watched) decided(file string) bool {
+	probes := w.probes(file)
+	return len(probes) > 0 && !slices.ContainsFunc(probes, func(p benchProbe) bool {
+		return p.State != "attached" || slices.ContainsFunc(p.Sites, func(s string) bool {
+			return strings.HasSuffix(s, "once live calls agree") && !strings.Contains(s, "_ex:")
+		})
+	})
 }
 
 // targets leaves out what asks.
@@ -132,12 +213,6 @@ func (b *bench) targets() []string {
 	self, err := os.Executable()
 	must(b.t, err)
 	return []string{"--target", "netns=self", "--target", "!exe=/usr/bin/h2load", "--target", "!exe=" + self}
-}
-
-// watched is a product whose calls are counted load by load.
-type watched struct {
-	*product
-	known, lost uint64
 }
 
 // settle waits until the inventory has the calls that were sent, or until the agent knows what became of all of them.
@@ -167,7 +242,7 @@ func nginxHop(b *bench, _ benchServer, _ int) *armed {
 	b.t.Helper()
 	conf := fmt.Sprintf("upstream pages { server %s; keepalive 64; keepalive_requests 10000000; }\nserver {\nlisten %s ssl http2;\nssl_certificate %s/cert.pem; ssl_certificate_key %[3]s/key.pem;\n"+
 		"location / { proxy_pass http://pages; proxy_http_version 1.1; proxy_set_header Connection \"\"; }\n}", address(plainPort), address(hopPort), b.dir)
-	t := &stopped{TB: b.t}
+	t := stoppable(b.t)
 	worker := nginxWorker(t, b.libraries, conf)
 	return t.hop(worker)
 }
@@ -193,24 +268,31 @@ func haproxyHop(b *bench, _ benchServer, _ int) *armed {
 	b.t.Helper()
 	file := b.t.TempDir() + "/haproxy.conf"
 	must(b.t, os.WriteFile(file, fmt.Appendf(nil, hopHaproxy, b.dir, address(hopPort), address(plainPort)), 0o644))
-	t := &stopped{TB: b.t}
+	t := stoppable(b.t)
 	cmd := exec.Command("haproxy", "-db", "-f", file)
 	cmd.Env = append(os.Environ(), "LD_LIBRARY_PATH="+b.libraries)
 	return t.hop(begin(t, cmd).Process.Pid)
 }
 
-// stopped lets what registers itself for the end of a test end with its arm.
+// stopped lets what registers itself for the end of a test end earlier: with its arm.
 type stopped struct {
 	testing.TB
 	ends []func()
 }
 
+func stoppable(t testing.TB) *stopped {
+	s := &stopped{TB: t}
+	t.Cleanup(s.stop)
+	return s
+}
+
 func (s *stopped) Cleanup(f func()) { s.ends = append(s.ends, f) }
 
 func (s *stopped) stop() {
-	for _, f := range s.ends {
+	for _, f := range slices.Backward(s.ends) {
 		f()
 	}
+	s.ends = nil
 }
 
 func (s *stopped) hop(pid int) *armed {

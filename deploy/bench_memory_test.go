@@ -58,12 +58,11 @@ const (
 // what it shows in the next seconds.
 func (b *bench) measureCrowd() {
 	b.t.Helper()
-	t := &stopped{TB: b.t}
+	t := stoppable(b.t)
 	defer t.stop()
 	startBenchNginx(t, b.dir, b.libraries)
 	eventually(b.t, 10*time.Second, "nginx listens", func() bool { return dials(address(benchPort)) })
-	p := up(b.t, b.targets()...)
-	w := &watched{product: p}
+	p := b.watch(stageFull, b.learned["nginx"])
 	for i := range crowdSize {
 		c, err := tls.Dial("tcp", address(benchPort), &tls.Config{InsecureSkipVerify: true})
 		must(b.t, err)
@@ -80,7 +79,7 @@ func (b *bench) measureCrowd() {
 			}
 		}
 	}
-	if seen := w.settle(crowdSize * crowdCalls); seen != 1 {
+	if seen := p.settle(crowdSize * crowdCalls); seen != 1 {
 		b.t.Errorf("of %d calls in %d connections %.2f%% were seen", crowdSize*crowdCalls, crowdSize, 100*seen)
 	}
 	for range 10 {
@@ -90,5 +89,5 @@ func (b *bench) measureCrowd() {
 		time.Sleep(300 * time.Millisecond)
 	}
 	fmt.Printf("agent at %d open connections: %s\n", crowdSize, b.crowd)
-	p.stop(b.t, 15*time.Second)
+	p.end()
 }

@@ -13,10 +13,12 @@ import (
 // bench is one run of the table of `make bench`.
 type bench struct {
 	t             *testing.T
-	dir           string   // certificate and pages
-	libraries     string   // the clients' own
-	floor         string   // the program
-	stages        []string // of the governor, besides the first
+	dir           string            // certificate and pages
+	libraries     string            // the clients' own
+	floor         string            // the program
+	stages        []string          // of the governor, besides the first
+	learned       map[string]string // server → data directory of an agent that has decided about its files
+	teaches       bool
 	rounds, calls int
 	samples       []sample
 	resident      []occupied // of each agent that there was, at its end
@@ -48,6 +50,7 @@ func TestBench(t *testing.T) {
 	}
 	needsRoot(t)
 	b := newBench(t, setting(t, "BENCH_ROUNDS", 5), setting(t, "BENCH_CALLS", 8000))
+	b.teaches = true
 	only := os.Getenv("BENCH_ONLY")
 	for _, s := range benchServers(t) {
 		b.measure(s, func(a arm) bool { return strings.Contains(s.name+" "+a.name, only) })
@@ -67,6 +70,7 @@ func TestBenchPlumbing(t *testing.T) {
 	needsRoot(t)
 	b := newBench(t, 1, 300)
 	for _, s := range benchServers(t) {
+		s.loads = []benchLoad{s.loads[0], s.loads[len(s.loads)-1]}
 		b.measure(s, func(a arm) bool { return s.first || a.name == armCopy || a.name == armSpile })
 	}
 	for _, s := range b.samples {
@@ -86,7 +90,7 @@ const blunder = 16
 
 func newBench(t *testing.T, rounds, calls int) *bench {
 	t.Helper()
-	return &bench{t: t, dir: benchFiles(t), libraries: privateLibraries(t), floor: benchProgram(t, "floor"), stages: offeredStages(t), rounds: rounds, calls: calls}
+	return &bench{t: t, dir: benchFiles(t), libraries: privateLibraries(t), floor: benchProgram(t, "floor"), stages: offeredStages(t), learned: map[string]string{}, rounds: rounds, calls: calls}
 }
 
 func setting(t testing.TB, name string, otherwise int) int {
@@ -105,12 +109,18 @@ func setting(t testing.TB, name string, otherwise int) int {
 // measure runs all rounds of a server.
 func (b *bench) measure(s benchServer, wanted func(arm) bool) {
 	b.t.Helper()
-	t := &stopped{TB: b.t}
+	arms := slices.DeleteFunc(benchArms(b, s), func(a arm) bool { return !wanted(a) })
+	if len(arms) == 0 {
+		return
+	}
+	t := stoppable(b.t)
 	pid := s.start(t, b.dir)
 	defer t.stop()
 	eventually(b.t, 10*time.Second, s.name+" listens", func() bool { return dials(address(benchPort)) })
 	b.warm(benchPort, s, 2000)
-	arms := slices.DeleteFunc(benchArms(b, s), func(a arm) bool { return !wanted(a) })
+	if b.teaches {
+		b.teach(s)
+	}
 	for round := range b.rounds {
 		for i := range arms {
 			b.pair(s, pid, round, arms[(i+round)%len(arms)])

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"debug/elf"
 	"fmt"
 
@@ -103,8 +104,8 @@ func (t *text) callTarget(name string) (uint64, bool) {
 			continue
 		}
 		target := at + uint64(inst.Len) + uint64(int64(rel))
-		for _, first := range t.code(elf.Symbol{Value: target, Size: 16}) {
-			return target, first.Op == x86asm.PUSH
+		for at, first := range t.code(elf.Symbol{Value: target, Size: 16}) {
+			return at, first.Op == x86asm.PUSH
 		}
 	}
 	return 0, false
@@ -143,7 +144,9 @@ func (t *text) goProbes(inner bool) ([]probe, error) {
 	return all, nil
 }
 
-// code decodes a function from its first instruction on.
+var endbr64 = []byte{0xf3, 0x0f, 0x1e, 0xfa}
+
+// code decodes a function from its first instruction on; a mark for indirect branches is left out.
 func (t *text) code(s elf.Symbol) func(yield func(uint64, x86asm.Inst) bool) {
 	return func(yield func(uint64, x86asm.Inst) bool) {
 		if t.Machine != elf.EM_X86_64 || s.Size == 0 {
@@ -161,7 +164,11 @@ func (t *text) code(s elf.Symbol) func(yield func(uint64, x86asm.Inst) bool) {
 				}
 			}
 		}
-		for at := 0; at < len(code); {
+		at := 0
+		if bytes.HasPrefix(code, endbr64) { // x86asm does not know it
+			at = len(endbr64)
+		}
+		for at < len(code) {
 			inst, err := x86asm.Decode(code[at:], 64)
 			if err != nil || !yield(s.Value+uint64(at), inst) {
 				return
