@@ -57,9 +57,16 @@ func TestSmokeOverload(t *testing.T) {
 	}
 }
 
-func (p *pair) startAgent(env ...string) {
+func (p *pair) startAgent(env ...string) { p.startAgentIn("", env...) }
+
+// startAgentIn starts the agent as a member of what the file join stands for ("" = as the test is).
+func (p *pair) startAgentIn(join string, env ...string) {
 	// A collector that is not the agent's parent is a program like any other: its own API would show.
-	cmd := exec.Command(p.bin.agent, "--collector", "127.0.0.1:7741", "--data", filepath.Join(p.dir, "agent"), "--target", "netns=self", "--target", "!port=7741")
+	args := []string{p.bin.agent, "--collector", "127.0.0.1:7741", "--data", filepath.Join(p.dir, "agent"), "--target", "netns=self", "--target", "!port=7741"}
+	if join != "" {
+		args = append([]string{"/bin/sh", "-c", `echo $$ > "$0" && exec "$@"`, join}, args...)
+	}
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), "SPILE_NODE=n1", "SPILE_CA="+p.dir+"/ca.crt", "SPILE_CERT="+p.dir+"/agent.crt", "SPILE_KEY="+p.dir+"/agent.key")
 	cmd.Env = append(cmd.Env, env...)
 	p.from = time.Now()
