@@ -129,7 +129,11 @@ func verifyAll(t *testing.T) map[program]int {
 	}
 	loaded := 0
 	for _, r := range append(socketRungs(), rung{"the list of open sockets", map[string]attach{"list_sockets": nil}}) {
-		if err := missing(kernel, r); err != nil {
+		err := missing(kernel, r)
+		if err == nil && r.name == RungFexit {
+			err = fitFexit(s.sock, kernel, r.programs)
+		}
+		if err != nil {
 			t.Logf("not on this kernel: %s: %v", r.name, err)
 			continue
 		}

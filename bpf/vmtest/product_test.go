@@ -46,8 +46,9 @@ func productImage(t *testing.T) string {
 	return pack(t, root)
 }
 
-// exchanges are the calls of guest-run.sh, five of each, all with both ends in the guest.
-var exchanges = []struct{ scheme, path string }{{"https", "/order.json"}, {"http", "/order.json"}, {"https", "/go.json"}}
+// exchanges are the calls of guest-run.sh, five of each, all with both ends in the guest. openssl's server reads through BIO_f_ssl,
+// which no probe watches, so curl's end is what is seen of it.
+var exchanges = map[string]string{"https /order.json": "client", "http /order.json": "both", "https /go.json": "both"}
 
 func checkProduct(t *testing.T, res Result, h hooks) {
 	t.Helper()
@@ -63,15 +64,16 @@ func checkProduct(t *testing.T, res Result, h hooks) {
 	for _, line := range section(res.Console, "calls") {
 		var c call
 		if json.Unmarshal([]byte(line), &c) == nil && c.Method == "GET" && c.StatusCode == 200 {
-			seen[c.Scheme+" "+c.Path]++
-			if c.Observed != "both" {
-				t.Errorf("%s %s was seen by %q, want both ends", c.Scheme, c.Path, c.Observed)
+			name := c.Scheme + " " + c.Path
+			seen[name]++
+			if want := exchanges[name]; c.Observed != want && c.Observed != "both" {
+				t.Errorf("%s was seen by %q, want %q", name, c.Observed, want)
 			}
 		}
 	}
-	for _, e := range exchanges {
-		if got := seen[e.scheme+" "+e.path]; got != 5 {
-			t.Errorf("%s %s: %d calls seen, want 5", e.scheme, e.path, got)
+	for name := range exchanges {
+		if seen[name] != 5 {
+			t.Errorf("%s: %d calls seen, want 5", name, seen[name])
 		}
 	}
 	var agent struct {

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -72,6 +74,7 @@ type Boot struct {
 	Initramfs string        // path
 	MemoryMiB int           // of the guest
 	Limit     time.Duration // the guest is killed after it
+	Log       string        // file that gets the console as it comes; "" = none
 }
 
 // Result is what a guest left.
@@ -108,7 +111,16 @@ func (b Boot) Run(ctx context.Context) (Result, error) {
 	cmd := exec.CommandContext(ctx, b.Emulator.program, args...)
 	cmd.WaitDelay = 10 * time.Second
 	var console bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &console, &console
+	var out io.Writer = &console
+	if b.Log != "" {
+		file, err := os.Create(b.Log)
+		if err != nil {
+			return Result{}, fmt.Errorf("boot %s: %w", b.Kernel.Version, err)
+		}
+		defer file.Close()
+		out = io.MultiWriter(&console, file)
+	}
+	cmd.Stdout, cmd.Stderr = out, out
 	start := time.Now()
 	runErr := cmd.Run()
 	res := Result{Console: strings.ReplaceAll(console.String(), "\r\n", "\n"), Took: time.Since(start)}
