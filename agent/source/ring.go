@@ -15,12 +15,13 @@ import (
 	"github.com/spile/spile/bpf"
 )
 
-// Kind tells the two events of a process apart.
+// Kind tells the events of a process apart.
 type Kind uint8
 
 const (
-	Exec Kind = 1 // it replaced its program
-	Exit Kind = 2 // its last thread ended
+	Exec  Kind = 1 // it replaced its program
+	Exit  Kind = 2 // its last thread ended
+	Crash Kind = 3 // it is ending by a fault, or soon after one; its Exit follows
 )
 
 // Process is one event of a process.
@@ -28,11 +29,12 @@ type Process struct {
 	Kind   Kind
 	TGID   uint32
 	Start  time.Duration // since boot: with TGID it names a process for good
-	Exe    bpf.FileID    // as the kernel knows it; zero for Exit
+	Exe    bpf.FileID    // as the kernel knows it; zero for Exit, and for Crash where the fault was not seen
 	Comm   string
 	NetNS  uint32
 	Cgroup uint64        // cgroup v2 id
 	Time   time.Duration // since boot
+	Crash  bpf.Crash     // the facts of a Crash
 }
 
 // Reader is the two rings of the kernel: *bpf.Reader.
@@ -53,6 +55,7 @@ type Counts struct {
 	Chunks    uint64
 	Closes    uint64
 	Processes uint64
+	Crashes   uint64 // among Processes
 	Malformed uint64 // records that do not fit the wire
 }
 
@@ -122,6 +125,11 @@ func (r *Ring) hand(record *bpf.Record, c *chunk.Chunk, onChunk func(*chunk.Chun
 	case bpf.EventClose:
 		r.closes = append(r.closes, chunk.Chunk{})
 		fill(&r.closes[len(r.closes)-1], e, chunk.Close)
+	case bpf.EventCrash:
+		c := bpf.CrashOf(e)
+		r.counts.Processes++
+		r.counts.Crashes++
+		onProcess(Process{Kind: Crash, TGID: c.TGID, Start: c.Start, Exe: c.Exe, Comm: c.Comm, Cgroup: e.Cgroup, Time: time.Duration(e.Time), Crash: c})
 	case bpf.EventExec, bpf.EventExit:
 		p := Process{Kind: Exec, TGID: e.Tgid, Start: time.Duration(e.Start), Comm: comm(e), NetNS: e.Netns, Cgroup: e.Cgroup, Time: time.Duration(e.Time)}
 		p.Exe = bpf.FileID{Dev: e.Offset, Ino: e.PeerOffset}
