@@ -63,7 +63,7 @@ func TestAContainerOverAFileThatIsMappedOutside(t *testing.T) {
 				t.Errorf("%d hits of 12 calls", n)
 			}
 			for i, f := range files {
-				if known, attached, _ := r.State(f.ID); !known || !attached {
+				if known, attached, _ := r.State(f.ID, 0); !known || !attached {
 					t.Errorf("%+v: known %v, attached %v", f.ID, known, attached)
 				}
 				r.Drop(callers[i].process(), f.ID)

@@ -3,8 +3,9 @@ package probe
 import (
 	"errors"
 	"os"
-	"slices"
 	"strconv"
+	"sync/atomic"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -12,62 +13,29 @@ import (
 	"github.com/spile/spile/agent/target"
 )
 
-// Programs is where the programs come from: *bpf.Objects.
-type Programs interface {
-	Program(name string) *ebpf.Program
-	// UprobeMulti reports whether the programs were loaded for uprobe_multi links (Linux 6.6).
-	UprobeMulti() bool
+// part is a placement that is in the kernel.
+type part struct {
+	placement
+	slots []uint32
+	links []link.Link
+	until time.Time // when it goes; zero = with its file
 }
 
-// placement is one program and every place in a file where it goes.
-type placement struct {
-	program string
-	atExit  bool // by return probes
-	symbols []string
-	offsets []uint64
+// placer puts programs into files.
+type placer struct {
+	programs   Programs
+	slots      *slots
+	cookieless atomic.Bool // perf events of this kernel have no attach cookies: Linux before 5.15
 }
 
-// placements groups sites by program: one uprobe_multi link serves all places of one program.
-func placements(sites []target.Site) []placement {
-	var list []placement
-	put := func(program string, atExit bool, symbol string, offsets ...uint64) {
-		if program == "" {
-			return
-		}
-		i := slices.IndexFunc(list, func(p placement) bool { return p.program == program && p.atExit == atExit })
-		if i < 0 {
-			i = len(list)
-			list = append(list, placement{program: program, atExit: atExit})
-		}
-		for _, offset := range offsets {
-			// Two names of one function (an alias) must not fire twice.
-			if !slices.Contains(list[i].offsets, offset) {
-				list[i].offsets = append(list[i].offsets, offset)
-				list[i].symbols = append(list[i].symbols, symbol)
-			}
-		}
-	}
-	for _, s := range sites {
-		// Exits first: a call that begins between the two links then ends unseen, instead of beginning and never ending.
-		if len(s.Returns) > 0 {
-			put(s.Exit, false, s.Symbol, s.Returns...)
-		} else {
-			put(s.Exit, true, s.Symbol, s.Offset)
-		}
-	}
-	for _, s := range sites {
-		put(s.Enter, false, s.Symbol, s.Offset)
-	}
-	return list
-}
-
-// attach puts the programs at the sites of an open file. On error nothing stays attached.
-func attach(programs Programs, f target.File) ([]link.Link, error) {
+// put puts programs at places of an open file, in all processes or in one. On error nothing stays attached.
+func (pl *placer) put(f target.File, plan []placement, only uint32) (parts []*part, err error) {
 	what := "attach to " + f.Path
 	if len(f.Sites) == 0 || f.Handle == nil {
 		return nil, &target.Problem{What: what, Why: "no place for a probe was found in it", Remedy: "use another build of the file"}
 	}
-	if !programs.UprobeMulti() {
+	multi := pl.programs.UprobeMulti()
+	if !multi {
 		if _, err := os.Stat("/sys/bus/event_source/devices/uprobe/type"); err != nil {
 			return nil, &target.Problem{What: what, Why: "this kernel has no uprobe events, or /sys is not mounted",
 				Remedy: "mount sysfs, or use a kernel built with CONFIG_UPROBE_EVENTS", Cause: err}
@@ -78,55 +46,85 @@ func attach(programs Programs, f target.File) ([]link.Link, error) {
 	if err != nil {
 		return nil, attempt{what: what}.refused(err)
 	}
-	var links []link.Link
-	for _, p := range placements(f.Sites) {
-		what := "attach " + p.symbols[0] + " to " + f.Path
-		program := programs.Program(p.program)
-		if program == nil {
-			closeAll(links)
-			return nil, &target.Problem{What: what, Why: "program " + p.program + " is not loaded", Remedy: "the agent and its programs are of different versions: reinstall it"}
-		}
-		more, err := place(exe, program, programs.UprobeMulti(), p, f.Only)
-		links = append(links, more...)
+	defer func() {
 		if err != nil {
-			closeAll(links)
-			return nil, attempt{what, programs.UprobeMulti(), f.Only}.refused(err)
+			pl.remove(parts)
+			parts = nil
+		}
+	}()
+	for _, at := range plan {
+		what := "attach " + at.symbols[0] + " to " + f.Path
+		program := pl.programs.Program(at.program)
+		if at.role == check && (program == nil || pl.slots == nil || pl.cookieless.Load()) {
+			continue // what cannot be told apart cannot be verified: the sure places stay
+		}
+		if program == nil {
+			return parts, &target.Problem{What: what, Why: "program " + at.program + " is not loaded", Remedy: "the agent and its programs are of different versions: reinstall it"}
+		}
+		p := &part{placement: at, slots: pl.slotsOf(f, at)}
+		parts = append(parts, p)
+		if err := pl.link(exe, program, p, only); err != nil {
+			return parts, attempt{what, multi, only}.refused(err)
 		}
 	}
-	return links, nil
+	return parts, nil
 }
 
-func place(exe *link.Executable, program *ebpf.Program, multi bool, p placement, only uint32) ([]link.Link, error) {
-	if multi {
+// slotsOf gives each offset the slot of its kind.
+func (pl *placer) slotsOf(f target.File, at placement) []uint32 {
+	numbers := make([]uint32, len(at.offsets))
+	for i := range at.offsets {
+		numbers[i] = pl.slots.take(Placed{ID: f.ID, Program: at.program, Class: at.classes[i], AtExit: at.atExit, Place: at.group.Offset})
+	}
+	return numbers
+}
+
+func (pl *placer) link(exe *link.Executable, program *ebpf.Program, p *part, only uint32) error {
+	if pl.programs.UprobeMulti() {
 		put := exe.UprobeMulti
 		if p.atExit {
 			put = exe.UretprobeMulti
 		}
-		l, err := put(nil, program, &link.UprobeMultiOptions{Addresses: p.offsets, PID: only})
-		if err != nil {
-			return nil, err
+		cookies := make([]uint64, len(p.slots))
+		for i, n := range p.slots {
+			cookies[i] = uint64(n)
 		}
-		return []link.Link{l}, nil
+		l, err := put(nil, program, &link.UprobeMultiOptions{Addresses: p.offsets, Cookies: cookies, PID: only})
+		if err == nil {
+			p.links = append(p.links, l)
+		}
+		return err
 	}
 	put := exe.Uprobe
 	if p.atExit {
 		put = exe.Uretprobe
 	}
-	var links []link.Link
-	for _, offset := range p.offsets {
-		l, err := put("", program, &link.UprobeOptions{Address: offset, PID: int(only)})
-		if err != nil {
-			return links, err
+	for i, offset := range p.offsets {
+		o := &link.UprobeOptions{Address: offset, PID: int(only), Cookie: uint64(p.slots[i])}
+		if pl.cookieless.Load() {
+			o.Cookie = 0
 		}
-		links = append(links, l)
+		l, err := put("", program, o)
+		if o.Cookie != 0 && errors.Is(err, link.ErrNotSupported) {
+			pl.cookieless.Store(true)
+			o.Cookie = 0
+			l, err = put("", program, o)
+		}
+		if err != nil {
+			return err
+		}
+		p.links = append(p.links, l)
 	}
-	return links, nil
+	return nil
 }
 
-func closeAll(links []link.Link) error {
-	var errs []error
-	for _, l := range links {
-		errs = append(errs, l.Close())
+// remove takes parts out, one after another, and gives their slots back.
+func (pl *placer) remove(parts []*part) {
+	for _, p := range parts {
+		for _, l := range p.links {
+			// A close of a descriptor that we own can only fail after it took effect.
+			_ = l.Close()
+		}
+		pl.slots.give(p.slots)
 	}
-	return errors.Join(errs...)
 }

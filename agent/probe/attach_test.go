@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,17 +14,21 @@ import (
 	"github.com/spile/spile/agent/target"
 )
 
+func neverInside(*target.Place) verdict { return disagreed }
+
+func classes(n int, c target.Class) []target.Class { return slices.Repeat([]target.Class{c}, n) }
+
 func TestPlacements(t *testing.T) {
-	got := placements([]target.Site{
+	got := plan([]target.Site{
 		{Symbol: "SSL_accept", Offset: 1, Enter: "h_enter", Exit: "h_exit"},
 		{Symbol: "SSL_connect", Offset: 2, Enter: "h_enter", Exit: "h_exit"},
 		{Symbol: "SSL_alias", Offset: 2, Enter: "h_enter", Exit: "h_exit"},
 		{Symbol: "SSL_free", Offset: 3, Enter: "f_enter"},
-	})
+	}, neverInside)
 	want := []placement{
-		{program: "h_exit", atExit: true, symbols: []string{"SSL_accept", "SSL_connect"}, offsets: []uint64{1, 2}},
-		{program: "h_enter", symbols: []string{"SSL_accept", "SSL_connect"}, offsets: []uint64{1, 2}},
-		{program: "f_enter", symbols: []string{"SSL_free"}, offsets: []uint64{3}},
+		{program: "h_exit", atExit: true, symbols: []string{"SSL_accept", "SSL_connect"}, offsets: []uint64{1, 2}, classes: classes(2, "")},
+		{program: "h_enter", symbols: []string{"SSL_accept", "SSL_connect"}, offsets: []uint64{1, 2}, classes: classes(2, "")},
+		{program: "f_enter", symbols: []string{"SSL_free"}, offsets: []uint64{3}, classes: classes(1, "")},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
@@ -31,16 +36,16 @@ func TestPlacements(t *testing.T) {
 }
 
 func TestGoReturnsAreEntries(t *testing.T) {
-	got := placements([]target.Site{
+	got := plan([]target.Site{
 		{Symbol: "Read", Offset: 1, Enter: "read_enter", Exit: "read_exit", Returns: []uint64{7, 8, 8}},
 		{Symbol: "handshake", Offset: 2, Enter: "h_enter", Exit: "read_exit", Returns: []uint64{9}},
 		{Symbol: "C", Offset: 3, Exit: "read_exit"},
-	})
+	}, neverInside)
 	want := []placement{
-		{program: "read_exit", symbols: []string{"Read", "Read", "handshake"}, offsets: []uint64{7, 8, 9}},
-		{program: "read_exit", atExit: true, symbols: []string{"C"}, offsets: []uint64{3}},
-		{program: "read_enter", symbols: []string{"Read"}, offsets: []uint64{1}},
-		{program: "h_enter", symbols: []string{"handshake"}, offsets: []uint64{2}},
+		{program: "read_exit", symbols: []string{"Read", "Read", "handshake"}, offsets: []uint64{7, 8, 9}, classes: classes(3, target.Unknown)},
+		{program: "read_exit", atExit: true, symbols: []string{"C"}, offsets: []uint64{3}, classes: classes(1, "")},
+		{program: "read_enter", symbols: []string{"Read"}, offsets: []uint64{1}, classes: classes(1, "")},
+		{program: "h_enter", symbols: []string{"handshake"}, offsets: []uint64{2}, classes: classes(1, "")},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)

@@ -39,7 +39,7 @@ func TestFailuresSayWhatWhyAndWhatToDo(t *testing.T) {
 				t.Errorf("%s: %+v does not say %q in one line", name, s, want)
 			}
 		}
-		if known, attached, reason := r.State(tc.file.ID); !known || attached || reason != s.Reason {
+		if known, attached, reason := r.State(tc.file.ID, 0); !known || attached || reason != s.Reason {
 			t.Errorf("%s: state %v %v %q", name, known, attached, reason)
 		}
 		if after := descriptors(t); after != before {
@@ -95,7 +95,7 @@ func TestCloseIsBounded(t *testing.T) {
 	programs := newCounting(t, true)
 	path := library(t, t.TempDir())
 	c := newCaller(t, path)
-	r := New(programs, DefaultTimes())
+	r := registryOf(t, Config{Programs: programs, Times: DefaultTimes()})
 	f := described(t, path)
 	r.Use(c.process(), f)
 	r.detaching.Add(1) // a detach that does not end

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"sync"
 
-	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/spile/spile/agent/target"
@@ -34,29 +33,6 @@ func beingWritten(path string) error {
 	return &target.Problem{What: "attach to " + path, Why: "it is being written", Remedy: "it is tried again when it is not", Cause: errWritten}
 }
 
-// guarded keeps writers out of a file, makes sure that it is still what was described, and attaches to it. In this
-// order nobody can put other instructions under the probes.
-func guarded(programs Programs, f target.File) (links []link.Link, g *guard, err error) {
-	if f.Problem != nil {
-		return nil, nil, f.Problem
-	}
-	if f.Handle != nil {
-		if g, err = newGuard(f); err != nil {
-			return nil, nil, err
-		}
-	}
-	if links, err = attach(programs, f); err != nil {
-		g.release()
-		return nil, nil, err
-	}
-	if g.changed() { // without a lease it may have been, meanwhile
-		closeAll(links)
-		g.release()
-		return nil, nil, beingWritten(f.Path)
-	}
-	return links, g, nil
-}
-
 func newGuard(f target.File) (*guard, error) {
 	// The Watcher closes its descriptor, and a lease needs one that was opened for reading only.
 	own, err := os.OpenFile("/proc/self/fd/"+strconv.Itoa(int(f.Handle.Fd())), os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
@@ -74,6 +50,9 @@ func newGuard(f target.File) (*guard, error) {
 	}
 	for _, site := range f.Sites {
 		g.offsets = append(append(g.offsets, site.Offset), site.Returns...)
+		if site.Inner != nil {
+			g.offsets = append(g.offsets, site.Inner.Offset)
+		}
 	}
 	if g.stamp, err = f.Still(own); err == nil {
 		g.code, err = g.read()
@@ -198,4 +177,12 @@ func (g *guard) release() {
 	defer g.looking.Unlock()
 	g.closed = true
 	g.file.Close()
+}
+
+// reason says why there is no lease, "" where there is one.
+func (g *guard) reason() string {
+	if g == nil {
+		return ""
+	}
+	return g.unleased
 }

@@ -294,7 +294,7 @@ func TestWithoutALeaseTheStampTells(t *testing.T) {
 	r := registry(t, programs, DefaultTimes())
 	f := described(t, path)
 	r.Use(target.Process{PID: 1}, f)
-	g := r.files[key{f.ID, 0}].guard
+	g := r.files[key{f.ID, 0}].at.guard
 	g.admit()
 	r.mu.Lock()
 	g.unleased = "for the test"

@@ -27,7 +27,7 @@ func TestOneProcessAlone(t *testing.T) {
 			if s := one(t, r); s.Only != f.Only || s.Phase != Attached || s.Processes != 1 {
 				t.Errorf("%+v", s)
 			}
-			if known, _, _ := r.State(f.ID); known {
+			if known, _, _ := r.State(f.ID, 0); known {
 				t.Error("probed in one process, and said to be probed in all")
 			}
 			asked.call(t, 11)

@@ -28,8 +28,9 @@ func TestTheKernelRefusesAnAgentWithoutRights(t *testing.T) {
 				if err := unix.Capset(&head, &none[0]); err != nil {
 					return err
 				}
-				links, err := attach(programs, f)
-				closeAll(links)
+				pl := placer{programs: programs}
+				parts, err := pl.put(f, plan(f.Sites, neverInside), 0)
+				pl.remove(parts)
 				return err
 			}()
 		}()

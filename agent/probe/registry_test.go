@@ -19,7 +19,27 @@ const freed = "ssl_free_enter"
 
 func registry(t testing.TB, p Programs, times Times) *Registry {
 	t.Helper()
-	r := New(p, times)
+	times.Check, times.Canary = 10*time.Millisecond, 0
+	r := registryOf(t, Config{Programs: p, Times: times})
+	closeAtEnd(t, r)
+	return r
+}
+
+// registryOf makes a Registry that the test closes.
+func registryOf(t testing.TB, c Config) *Registry {
+	t.Helper()
+	if c.Times.Check == 0 {
+		c.Times.Check = 10 * time.Millisecond
+	}
+	r, err := New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func closeAtEnd(t testing.TB, r *Registry) {
+	t.Helper()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		defer cancel()
@@ -27,7 +47,6 @@ func registry(t testing.TB, p Programs, times Times) *Registry {
 			t.Error(err)
 		}
 	})
-	return r
 }
 
 // at sets the registry's clock.
@@ -56,7 +75,7 @@ func TestEachCallFiresOnce(t *testing.T) {
 			a.call(t, 10)
 			r.Use(a.process(), described(t, path))
 			r.Use(b.process(), described(t, path))
-			if s := one(t, r); s.Phase != Attached || s.Processes != 2 || s.Path != path || s.BuildID == "" || s.Sites != len(target.Libraries()[0].Functions) {
+			if s := one(t, r); s.Phase != Attached || s.Processes != 2 || s.Path != path || s.BuildID == "" || len(s.Sites) != len(target.Libraries()[0].Functions) {
 				t.Fatalf("%+v", s)
 			}
 			a.call(t, 100)
@@ -178,7 +197,7 @@ func TestOverwrittenInPlaceIsLetGoAtOnce(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	newCaller(t, path).call(t, 4)
-	eventually(t, "the old probes to go", func() bool { return len(r.slots) == 0 })
+	eventually(t, "the old probes to go", func() bool { return len(r.slotsOut) == 0 })
 	if n := programs.hits(t, freed); n < 4 || n > 8 {
 		t.Errorf("%d hits", n)
 	}

@@ -83,7 +83,7 @@ func (r *Registry) below(limit int, among func(*entry) bool) bool {
 func (r *Registry) evict(among func(*entry) bool) bool {
 	var victim *entry
 	for _, e := range r.files {
-		if idle := e.state.Phase == Failed || e.state.Phase == Draining; !idle || !among(e) {
+		if idle := e.state.Phase == Failed || e.state.Phase == Denied || e.state.Phase == Draining; !idle || !among(e) {
 			continue
 		}
 		if victim == nil || e.before(victim) {
@@ -93,7 +93,7 @@ func (r *Registry) evict(among func(*entry) bool) bool {
 	if victim == nil {
 		return false
 	}
-	r.detach(victim, r.slots, nil)
+	r.detach(victim, r.slotsOut, nil)
 	r.remove(victim.key())
 	r.evicted++
 	return true
@@ -101,11 +101,12 @@ func (r *Registry) evict(among func(*entry) bool) bool {
 
 // before says which of two goes first.
 func (e *entry) before(other *entry) bool {
-	if failed := e.state.Phase == Failed; failed != (other.state.Phase == Failed) {
+	out := func(e *entry) bool { return e.state.Phase == Failed || e.state.Phase == Denied }
+	if failed := out(e); failed != out(other) {
 		return failed
 	}
 	since := func(e *entry) time.Time {
-		if e.state.Phase == Failed {
+		if out(e) {
 			return e.tried
 		}
 		return e.idle

@@ -78,7 +78,7 @@ func TestRoom(t *testing.T) {
 	} {
 		r := filled(t, tc.n, tc.owner, tc.only, tc.phase)
 		r.Use(target.Process{PID: 2}, tc.file)
-		known, attached, reason := r.State(tc.file.ID)
+		known, attached, reason := r.State(tc.file.ID, 0)
 		_, in := r.files[key{tc.file.ID, tc.file.Only}]
 		refused := uint64(1)
 		if tc.admitted {
@@ -111,12 +111,12 @@ func TestRoomIsMadeByFailuresFirst(t *testing.T) {
 	full := filled(t, maxFiles, 0, 0, Attached)
 	f := owned(t, 0, 0)
 	full.Use(target.Process{PID: 2}, f)
-	if _, _, reason := full.State(f.ID); reason != noRoom {
+	if _, _, reason := full.State(f.ID, 0); reason != noRoom {
 		t.Errorf("%q", reason)
 	}
 	full.Drop(target.Process{PID: 1}, target.Identity{Dev: 1, Ino: 40})
 	full.Use(target.Process{PID: 2}, f)
-	if _, _, reason := full.State(f.ID); reason == noRoom || full.Refused() != 1 || full.Evicted() != 1 {
+	if _, _, reason := full.State(f.ID, 0); reason == noRoom || full.Refused() != 1 || full.Evicted() != 1 {
 		t.Errorf("%q, %d refused, %d evicted", reason, full.Refused(), full.Evicted())
 	}
 	for i := range uint64(3 * maxRefused) {

@@ -10,13 +10,13 @@ import (
 
 // outdated reports whether a description is of another content than the one that is attached.
 func (e *entry) outdated(f target.File) bool {
-	return e.guard != nil && e.links != nil && f.Stamp != (target.Stamp{}) && !f.Stamp.SameContent(e.guard.stamp)
+	return e.at != nil && e.at.guard != nil && f.Stamp != (target.Stamp{}) && !f.Stamp.SameContent(e.at.guard.stamp)
 }
 
 // yield takes the probes out of a file at once because of a writer. The users stay: they are what brings it back. The
 // caller holds the lock.
 func (r *Registry) yield(e *entry) {
-	guard := e.guard
+	guard := e.at.guard
 	r.detach(e, r.urgent, func() {
 		guard.admit()
 		r.comeBack(e, guard)
@@ -47,8 +47,8 @@ func (r *Registry) comeBack(e *entry, g *guard) {
 		if !r.resume(e, err == nil) || err != nil {
 			return
 		}
-		links, guard, err := guarded(r.programs, f)
-		if r.settle(e, links, guard, err); !errors.Is(err, errWritten) {
+		r.attach(e, target.Process{}, f)
+		if !r.waits(e) {
 			return
 		}
 	}
@@ -66,8 +66,16 @@ func (r *Registry) resume(e *entry, same bool) bool {
 		e.wait = 0
 		return false
 	}
-	e.state.Phase, e.tried = Attaching, r.now()
+	r.begin(e, target.Process{})
+	e.tries++
 	return true
+}
+
+// waits reports whether a file still has to yield.
+func (r *Registry) waits(e *entry) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return e.state.Phase == Failed && e.written
 }
 
 // failed says when a file is tried again.
@@ -81,7 +89,7 @@ func (r *Registry) failed(e *entry, err error) {
 	case passing(err):
 		wait = r.times.Retry
 	}
-	e.written = errors.Is(err, errWritten)
+	e.written, e.canary = errors.Is(err, errWritten), nil
 	e.state.Phase, e.state.Reason, e.state.Unleased, e.wait, e.tried = Failed, target.OneLine(err.Error()), "", wait, r.now()
 }
 
@@ -90,7 +98,7 @@ func (r *Registry) yieldBroken() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, e := range r.files {
-		if e.guard.broken() {
+		if e.at != nil && e.at.guard.broken() {
 			r.yield(e)
 		}
 	}
@@ -100,19 +108,19 @@ func (r *Registry) yieldBroken() {
 // may not answer.
 func (r *Registry) yieldChanged() {
 	r.mu.Lock()
-	guards := make(map[*entry]*guard, len(r.files))
+	at := make(map[*entry]*attachment, len(r.files))
 	for _, e := range r.files {
-		if e.guard != nil {
-			guards[e] = e.guard
+		if e.at != nil {
+			at[e] = e.at
 		}
 	}
 	r.mu.Unlock()
-	for e, g := range guards {
-		if !g.changed() {
+	for e, a := range at {
+		if !a.guard.changed() {
 			continue
 		}
 		r.mu.Lock()
-		if e.guard == g {
+		if e.at == a {
 			r.yield(e)
 		}
 		r.mu.Unlock()
@@ -130,21 +138,10 @@ func (r *Registry) lookLoop() {
 			return
 		case <-ticker.C:
 			r.yieldChanged()
+			r.followList()
 		}
 	}
 }
 
 // leaseSignal is what the kernel sends when a lease is in somebody's way. It does not say which.
 const leaseSignal = syscall.SIGIO
-
-// Stands reports whether a file is attached, and whether one that is not is to be handed on again now.
-func (r *Registry) Stands(id target.Identity, only uint32) (attached, again bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	e, ok := r.files[key{r.known(id, only), only}]
-	if !ok {
-		return false, false
-	}
-	attached = e.state.Phase == Attached || e.state.Phase == Draining
-	return attached, e.state.Phase == Failed && e.written && r.now().Sub(e.tried) >= e.wait
-}

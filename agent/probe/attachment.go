@@ -1,0 +1,150 @@
+package probe
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf/link"
+
+	"github.com/spile/spile/agent/target"
+)
+
+// attachment is what is in the kernel for a file, and what keeps writers out of it meanwhile. Its parts change while it
+// lasts: from one process to all, and from sure places to cheaper ones. The Registry's lock guards its fields.
+type attachment struct {
+	file   target.File // Handle is the guard's
+	build  build
+	guard  *guard
+	only   uint32 // the process that the parts are in; 0 = all
+	parts  []*part
+	checks map[target.Place]*tally // of inner places that are undecided
+	// moving is what is just being put in or taken out: a writer has to wait for it too.
+	moving sync.WaitGroup
+}
+
+// open keeps writers out of a file, makes sure that it is still what was described, and attaches to it. In this order
+// nobody can put other instructions under the probes.
+func (r *Registry) open(f target.File, only uint32) (*attachment, error) {
+	if f.Problem != nil {
+		return nil, f.Problem
+	}
+	a := &attachment{file: f, build: buildOf(f), only: only, checks: map[target.Place]*tally{}}
+	if f.Handle != nil {
+		g, err := newGuard(f)
+		if err != nil {
+			return nil, err
+		}
+		a.guard, a.file = g, g.described
+	}
+	var err error
+	if a.parts, err = r.placer.put(a.file, a.plan(r), only); err != nil && !isGone(err) && a.inside(r) {
+		// What lies at the sure places is known to be good, whatever is wrong inside.
+		a.parts, err = r.placer.put(a.file, plan(a.file.Sites, func(*target.Place) verdict { return disagreed }), only)
+	}
+	if err != nil {
+		a.guard.release()
+		return nil, err
+	}
+	if a.guard.changed() { // without a lease it may have been, meanwhile
+		r.placer.remove(a.parts)
+		a.guard.release()
+		return nil, beingWritten(f.Path)
+	}
+	return a, nil
+}
+
+func (a *attachment) judge(r *Registry) judge {
+	return func(p *target.Place) verdict { return r.learned.inner(a.build, p) }
+}
+
+func (a *attachment) plan(r *Registry) []placement { return plan(a.file.Sites, a.judge(r)) }
+
+// inside reports whether probes are to go to an inner place.
+func (a *attachment) inside(r *Registry) bool {
+	return slices.ContainsFunc(a.plan(r), func(p placement) bool { return p.role == inner })
+}
+
+// move puts more parts in beside those that are there, and then takes some of those out: nothing is lost in between, and
+// the programs see to it that nothing is doubled. keep says which of the old parts stay. It reports whether the attachment
+// was still in force when it was done. The caller does not hold the lock.
+func (r *Registry) move(e *entry, a *attachment, plan []placement, only uint32, keep func(*part) bool) (bool, error) {
+	r.mu.Lock()
+	if r.closed || e.at != a {
+		r.mu.Unlock()
+		return false, nil
+	}
+	a.moving.Add(1)
+	r.mu.Unlock()
+	defer a.moving.Done()
+	parts, err := r.placer.put(a.file, plan, only)
+	if err != nil {
+		return true, err
+	}
+	r.mu.Lock()
+	if e.at != a {
+		r.mu.Unlock()
+		r.placer.remove(parts) // before moving is done: whoever wants to write waits for it
+		return false, nil
+	}
+	defer r.mu.Unlock()
+	var old []*part
+	a.parts = slices.DeleteFunc(a.parts, func(p *part) bool {
+		stays := keep(p)
+		if !stays {
+			old = append(old, p)
+		}
+		return !stays
+	})
+	a.parts, a.only = append(a.parts, parts...), only
+	r.retire(a, old)
+	return true, nil
+}
+
+// retire takes parts of an attachment out without waiting. The caller holds the lock.
+func (r *Registry) retire(a *attachment, parts []*part) {
+	if len(parts) == 0 {
+		return
+	}
+	a.moving.Add(1)
+	r.detaching.Add(1)
+	go func() {
+		defer r.detaching.Done()
+		defer a.moving.Done()
+		r.closeAll(parts, r.slotsOut)
+	}()
+}
+
+// retireDue takes out what stayed for a while only.
+func (r *Registry) retireDue(a *attachment, now time.Time) {
+	var due []*part
+	a.parts = slices.DeleteFunc(a.parts, func(p *part) bool {
+		over := !p.until.IsZero() && !now.Before(p.until)
+		if over {
+			due = append(due, p)
+		}
+		return over
+	})
+	r.retire(a, due)
+}
+
+// closeAll closes the links of parts, all at once as far as there is room, and returns when they are out.
+func (r *Registry) closeAll(parts []*part, room chan struct{}) {
+	var out sync.WaitGroup
+	for _, p := range parts {
+		for _, l := range p.links {
+			out.Go(func() { closeIn(room, l) })
+		}
+	}
+	out.Wait()
+	for _, p := range parts {
+		r.slots.give(p.slots)
+	}
+}
+
+func closeIn(room chan struct{}, l link.Link) {
+	room <- struct{}{}
+	defer func() { <-room }()
+	// A close of a descriptor that we own can only fail after it took effect.
+	_ = l.Close()
+}

@@ -1,0 +1,76 @@
+package probe
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/spile/spile/agent/target"
+)
+
+// List returns every file, by path.
+func (r *Registry) List() []State {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	list := make([]State, 0, len(r.files))
+	for _, e := range r.files {
+		s := e.state
+		s.Processes = len(e.users)
+		if _, own := e.users[target.Process{}]; own {
+			s.Processes--
+		}
+		list = append(list, s)
+	}
+	slices.SortFunc(list, func(a, b State) int {
+		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.ID.Ino, b.ID.Ino), cmp.Compare(a.ID.Dev, b.ID.Dev), cmp.Compare(a.Only, b.Only))
+	})
+	told := map[target.Identity]bool{}
+	for i := range list {
+		if s := &list[i]; !told[s.ID] {
+			told[s.ID] = true
+			s.Hits, s.Cost = r.slots.figures(s.ID)
+		}
+	}
+	return list
+}
+
+// State says what became of a file in a process; it has the shape of target.ProbeState.
+func (r *Registry) State(id target.Identity, pid uint32) (known, attached bool, reason string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	k := key{r.known(id, 0), 0}
+	e, ok := r.files[key{id, pid}]
+	if !ok {
+		e, ok = r.files[k]
+	}
+	if !ok {
+		if why := r.mustBeAlone(id); why != "" {
+			return true, false, why + "; it is attached to each other process on its own, within seconds"
+		}
+		why, refused := r.refused[k]
+		return refused, false, why
+	}
+	switch e.state.Phase {
+	case Attached, Draining:
+		return true, true, ""
+	case Attaching:
+		return true, false, "it is being attached"
+	case Canary:
+		if e.canary.process.PID == pid {
+			return true, true, ""
+		}
+	}
+	return true, false, e.state.Reason
+}
+
+// Stands reports whether a file is attached, or about to be, and whether one that is not is to be handed on again now.
+func (r *Registry) Stands(id target.Identity, only uint32) (attached, again bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	e, ok := r.files[key{r.known(id, only), only}]
+	if !ok {
+		return false, false
+	}
+	attached = e.lasts() || e.state.Phase == Canary
+	waits := e.state.Phase == Failed && (e.written || e.renew) || e.state.Phase == Suspended
+	return attached, waits && r.now().Sub(e.tried) >= e.wait
+}
