@@ -17,16 +17,10 @@ static __noinline int end_stream(struct tls_key *key, struct tls_stream *t)
 }
 
 /* Whether the socket has a stream that lives, other than this one. */
-static __always_inline bool has_partner(struct conn *c, struct sock *sk, const struct tls_key *key)
+static __always_inline bool has_partner(const struct conn *c, const struct tls_key *key)
 {
-	struct tls_key partner = c->tls;
-	struct tls_stream *t;
-
 	/* A child of a fork takes the connection of its parent over: it is the one that moves the bytes. */
-	if (!partner.ssl || partner.ssl == key->ssl || partner.tgid != key->tgid)
-		return false;
-	t = bpf_map_lookup_elem(&tls_streams, &partner);
-	return t && t->sk == (__u64)sk;
+	return c->tls.ssl && c->tls.ssl != key->ssl && c->tls.tgid == key->tgid;
 }
 
 /* A write of Go that sent nothing, and ended without a probe to tell: so did its stream, if it has no socket. */
@@ -44,16 +38,17 @@ static __noinline __attribute__((unused)) int give_up(const struct caller *who, 
 /* The stream and the socket belong together. False where they do not, or there is no room. */
 static __noinline bool bind(struct tls_key *key, struct sock *sk, struct conn *c, __u8 kind)
 {
-	struct tls_stream *t = stream_of(key);
+	struct tls_stream *t;
 	__u64 old_sk;
 	__u8 unbound;
 
+	if (c->tls.ssl == key->ssl && c->tls.tgid == key->tgid)
+		return true;
+	t = stream_of(key);
 	if (!t)
 		return false;
 	old_sk = t->sk;
-	if (old_sk == (__u64)sk && t->plain.conn == c->plain.conn)
-		return true;
-	if (!old_sk && has_partner(c, sk, key))
+	if (!old_sk && has_partner(c, key))
 		return false; /* a program that its library calls back sends on another connection, whose stream lives */
 	if (old_sk) {
 		/*
@@ -61,7 +56,7 @@ static __noinline bool bind(struct tls_key *key, struct sock *sk, struct conn *c
 		 * inside the call (node in SSL_read), and a write of Go may have ended without a probe to tell. Only a handshake
 		 * moves an object, and never to a socket that has a living stream.
 		 */
-		if ((kind != CALL_HANDSHAKE || has_partner(c, sk, key)) && bpf_map_lookup_elem(&conns, &old_sk))
+		if ((kind != CALL_HANDSHAKE || has_partner(c, key)) && bpf_map_lookup_elem(&conns, &old_sk))
 			return false;
 		/* the SSL object was reused: another stream */
 		end_stream(key, t);
@@ -70,11 +65,11 @@ static __noinline bool bind(struct tls_key *key, struct sock *sk, struct conn *c
 			return false;
 		t->handshake = kind == CALL_HANDSHAKE;
 	}
-	if (c->tls.ssl && (c->tls.ssl != key->ssl || c->tls.tgid != key->tgid)) {
+	if (c->tls.ssl) {
 		struct tls_key old_key = c->tls;
 		struct tls_stream *old = bpf_map_lookup_elem(&tls_streams, &old_key);
 
-		if (old && old->sk == (__u64)sk)
+		if (old)
 			end_stream(&old_key, old);
 	}
 	t->sk = (__u64)sk;

@@ -174,7 +174,7 @@ static __always_inline struct tls_call *enter(const struct caller *who, const st
 	call->buf = e->buf;
 	call->done = e->done;
 	call->moves = 0;
-	call->time = bpf_ktime_get_boot_ns();
+	call->time = e->kind == CALL_READ ? 0 : bpf_ktime_get_boot_ns(); /* a read is as old as its return */
 	call->sp = e->sp;
 	call->ip = e->ip;
 	call->slot = e->slot;

@@ -56,9 +56,14 @@ func (o *Objects) Counts() ([]Count, error) {
 	return counts, nil
 }
 
-// Mute stops the capture of a stream: its offsets still advance, its bytes are not read any more.
+// Mute stops the capture of a stream: its offsets still advance, its bytes are not read any more. One goroutine calls it.
 func (o *Objects) Mute(stream uint64) error {
 	if err := o.maps["mutes"].Put(stream, uint8(1)); err != nil {
+		return fmt.Errorf("mute stream %d: %w", stream, err)
+	}
+	o.mutes++
+	// The version comes last: who sees it finds the entry.
+	if err := o.maps["policies"].Put(uint32(policyMutes), procPolicy{Version: o.mutes}); err != nil {
 		return fmt.Errorf("mute stream %d: %w", stream, err)
 	}
 	return nil

@@ -29,12 +29,12 @@ static __noinline __attribute__((unused)) int refuse_bytes(struct stream *s, __u
 }
 
 /* What may still be copied of the message at hand. */
-static __always_inline __u32 allowance(const struct stream *s, __u32 d, bool brief)
+static __always_inline __u32 allowance(const struct stream *s, __u32 d, bool body)
 {
 	__u32 left = capture_bytes, most = message_bytes;
 
 	if (s->shed & SHED_BODIES) {
-		if (brief)
+		if (body)
 			return BRIEF_DATA_BYTES;
 		if (most > BRIEF_MESSAGE_BYTES)
 			most = BRIEF_MESSAGE_BYTES;
@@ -75,7 +75,7 @@ static __noinline __attribute__((unused)) int emit(struct stream *s, struct io *
 		io->flags |= FLAG_SHED;
 		return emit_piece(s, io, 0, 0, io->length);
 	}
-	at.cap = allowance(s, d, io->brief);
+	at.cap = allowance(s, d, !io->beyond);
 	if (!(io->flags & FLAG_UNSEEN)) {
 		__u32 n = io->length < at.cap ? io->length : at.cap;
 

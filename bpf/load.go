@@ -45,7 +45,7 @@ type Objects struct {
 	counts             []countName
 	rungs              map[string]string
 	uprobeMulti        bool
-	policy             uint32              // version of the last SetShed
+	policy, mutes      uint32              // versions of the last SetShed and of the last Mute
 	netns              map[uint32]struct{} // namespaces to include, for Processes; nil = all
 	pids, includesPIDs bool                // rules about processes exist; inclusions among them
 }

@@ -46,7 +46,9 @@ static __noinline int tls_io(struct tls_call *call, __u32 n, __u8 direction)
 	if (!t || t->refused)
 		return 0;
 	own(&t->plain, task, pid_tgid);
-	t->seen = bpf_ktime_get_boot_ns();
+	if (direction == DIRECTION_INGRESS)
+		io.time = bpf_ktime_get_boot_ns();
+	t->seen = io.time;
 	if (t->sk) {
 		cover(t, direction == DIRECTION_EGRESS && !call->sent ? n : 0);
 	} else {
@@ -64,8 +66,6 @@ static __noinline int tls_io(struct tls_call *call, __u32 n, __u8 direction)
 		count(COUNT_MUTED_BYTES, n);
 		goto skip;
 	}
-	if (direction == DIRECTION_INGRESS)
-		io.time = bpf_ktime_get_boot_ns();
 	sniff(&io, &head);
 	look(&t->plain, &io, &head);
 	return emit(&t->plain, &io);

@@ -13,6 +13,7 @@
 #include "event.h"
 #include "count.h"
 #include "select.h"
+#include "policy.h"
 #include "stream.h"
 #include "calls.h"
 #include "coverage.h"

@@ -63,9 +63,10 @@ type procConn struct {
 			Missed    uint8
 		}
 		Policy   uint32
+		Mutes    uint32
 		Shed     uint8
 		Response uint8
-		Pad      [2]uint8
+		Pad      [6]uint8
 	}
 	Tls          procTlsKey
 	Uncovered    uint64
@@ -343,9 +344,10 @@ type procTlsStream struct {
 			Missed    uint8
 		}
 		Policy   uint32
+		Mutes    uint32
 		Shed     uint8
 		Response uint8
-		Pad      [2]uint8
+		Pad      [6]uint8
 	}
 	Sk        uint64
 	Prefixes  [4]procPrefix

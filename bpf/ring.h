@@ -22,7 +22,7 @@ struct io {
 	__u32 length;  /* bytes moved */
 	__u8 direction;
 	__u8 flags;    /* enum event_flags of the first piece */
-	__u8 brief;    /* nothing but the body of a message: only its first bytes are read, if bodies are not */
+	__u8 beyond;   /* 0 = it is a DATA frame of HTTP/2 and nothing else (frames.h) */
 	__u8 pad;
 };
 

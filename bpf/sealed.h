@@ -3,15 +3,6 @@
 #ifndef SPILE_SEALED_H
 #define SPILE_SEALED_H
 
-/* The stream inside that lives, if there is one. */
-static __always_inline bool is_bound(struct conn *c, struct sock *sk)
-{
-	struct tls_key key = c->tls;
-	struct tls_stream *t = key.ssl ? bpf_map_lookup_elem(&tls_streams, &key) : NULL;
-
-	return t && t->sk == (__u64)sk;
-}
-
 /* Ciphertext: explained by a TLS call, by what a library wrote into memory, or by nothing. */
 static __noinline int tls_bytes(struct conn *c, struct tls_call *call, const struct caller *who, struct sock *sk, const struct io *io)
 {
@@ -40,7 +31,7 @@ static __noinline int tls_bytes(struct conn *c, struct tls_call *call, const str
 			call->sent += n;
 			ended = kind == CALL_GO_WRITE && call->sent > call->left;
 			/* Inside the call of another: node calls its program back in SSL_read, and that writes elsewhere. */
-			other = is_bound(c, sk) ? 0 : by_prefix(c, io, who->tgid);
+			other = c->tls.ssl ? 0 : by_prefix(c, io, who->tgid);
 			if (other) {
 				key.ssl = other;
 				kind = CALL_WRITE;
@@ -48,7 +39,7 @@ static __noinline int tls_bytes(struct conn *c, struct tls_call *call, const str
 				key.ssl = 0;
 			}
 		}
-	} else if (!is_bound(c, sk)) {
+	} else if (!c->tls.ssl) {
 		c->uncovered += n;
 		if (io->direction == DIRECTION_EGRESS)
 			key.ssl = by_prefix(c, io, who->tgid);

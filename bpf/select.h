@@ -95,6 +95,17 @@ static __always_inline __u8 cgroup_verdict(void)
 	return verdict;
 }
 
+/* The current task's: by loads instead of calls where the kernel lends its type (5.11). */
+static __always_inline __u32 netns_of(struct task_struct *current)
+{
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)) {
+		struct task_struct *typed = bpf_get_current_task_btf();
+
+		return typed->nsproxy->net_ns->ns.inum;
+	}
+	return BPF_CORE_READ(current, nsproxy, net_ns, ns.inum);
+}
+
 static __always_inline struct file_id exe_of(struct task_struct *task)
 {
 	struct file_id id = {};
@@ -115,7 +126,7 @@ static __always_inline bool select_process(struct task_struct *task, __u32 tgid)
 		return false;
 	}
 	if (has_rules(KIND_NETNS)) {
-		__u32 netns = BPF_CORE_READ(task, nsproxy, net_ns, ns.inum);
+		__u32 netns = netns_of(task);
 
 		if (refuses(KIND_NETNS, verdict_of(&select_netns, &netns))) {
 			count(COUNT_SKIPPED_NETNS, 1);

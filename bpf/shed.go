@@ -20,6 +20,9 @@ const (
 	shedResponses = 2
 	briefMessage  = 4096
 	maxSheds      = 4096
+
+	policyShed  = 0
+	policyMutes = 1
 )
 
 func (s Shed) wire() procShed {
@@ -64,7 +67,7 @@ func (o *Objects) SetShed(all Shed, byCgroup map[uint64]Shed) error {
 	}
 	o.policy++
 	// The version comes last: who sees it finds the table as it is meant.
-	if err := o.maps["policies"].Put(uint32(0), procPolicy{All: all.wire(), Version: o.policy}); err != nil {
+	if err := o.maps["policies"].Put(uint32(policyShed), procPolicy{All: all.wire(), Version: o.policy}); err != nil {
 		return fmt.Errorf("set the policy: %w", err)
 	}
 	return nil

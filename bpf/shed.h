@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * Less is read where user space says that reading costs too much: without bodies, without responses, or of one connection
- * in some. What a stream has to obey is looked up once for each version of the policy.
+ * in some.
  */
 #ifndef SPILE_SHED_H
 #define SPILE_SHED_H
@@ -10,25 +10,6 @@
 #define BRIEF_DATA_BYTES 16      /* of a DATA frame of HTTP/2 */
 
 enum { SHED_BODIES = 1, SHED_RESPONSES = 2, SHED_SAMPLED = 4 };
-
-struct shed {
-	__u32 one_in; /* connections of which one is read; 0 and 1 = all */
-	__u8 flags;   /* SHED_BODIES, SHED_RESPONSES */
-	__u8 pad[3];
-};
-
-struct policy {
-	struct shed all; /* who has no entry in sheds */
-	__u32 version;   /* 0 = there is none yet */
-	__u32 pad;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct policy);
-} policies SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -60,10 +41,9 @@ static __noinline __attribute__((unused)) int obey(struct stream *s, struct poli
 
 static __always_inline void follow_policy(struct stream *s)
 {
-	__u32 first = 0;
-	struct policy *p = bpf_map_lookup_elem(&policies, &first);
+	struct policy *p = news(POLICY_SHED, s->policy);
 
-	if (p && p->version != s->policy)
+	if (p)
 		obey(s, p);
 }
 

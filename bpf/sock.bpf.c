@@ -17,6 +17,7 @@
 #include "event.h"
 #include "count.h"
 #include "select.h"
+#include "policy.h"
 #include "stream.h"
 #include "calls.h"
 #include "coverage.h"
@@ -77,7 +78,7 @@ static __noinline int note_ktls(struct conn *c, struct sock *sk)
 	return 0;
 }
 
-/* One call of the current task moved ret bytes of a socket. */
+/* One call of the current task moved ret bytes of a TCP socket. It ended at `time`, or now if that is 0. */
 static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __u8 direction, __u64 time)
 {
 	__u64 pid_tgid = bpf_get_current_pid_tgid(), key = (__u64)sk;
@@ -88,7 +89,7 @@ static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __
 	struct tls_call *call;
 	struct conn *c;
 
-	if (ret <= 0 || !is_inet(sk, IPPROTO_TCP) || !select_task(task, pid_tgid >> 32))
+	if (ret <= 0 || !select_task(task, pid_tgid >> 32))
 		return 0;
 	call = current_call(regs, &who);
 	c = bpf_map_lookup_elem(&conns, &key);
@@ -111,7 +112,7 @@ static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __
 	own(&c->plain, task, pid_tgid);
 	if (c->state == CONN_TLS) {
 		/* Its buffer matters only where it may tell which stream it belongs to. */
-		if (direction == DIRECTION_EGRESS && !is_bound(c, sk))
+		if (direction == DIRECTION_EGRESS && !c->tls.ssl)
 			find_buffer(task, regs, &io);
 		goto sealed;
 	}
@@ -144,6 +145,8 @@ static __noinline int sock_io(struct sock *sk, struct pt_regs *regs, int ret, __
 	} else {
 		sniff(&io, &head);
 	}
+	if (!io.time)
+		io.time = bpf_ktime_get_boot_ns();
 	look(&c->plain, &io, &head);
 	return emit(&c->plain, &io);
 sealed:
@@ -170,28 +173,38 @@ static __always_inline int other_io(struct sock *sk, int ret, __u8 direction)
 	return 0;
 }
 
+/* Of a socket that the kernel hands over with its type: plain loads instead of calls. */
+static __always_inline bool is_tcp(const struct sock *sk)
+{
+	__u16 family = sk->__sk_common.skc_family;
+
+	return (family == AF_INET || family == AF_INET6) && sk->sk_protocol == IPPROTO_TCP;
+}
+
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(sock_send, struct sock *sk, int ret, int flags)
 {
-	if (ret > 0 && !is_inet(sk, IPPROTO_TCP))
+	if (ret <= 0)
+		return 0;
+	if (!is_tcp(sk))
 		return other_io(sk, ret, DIRECTION_EGRESS);
-	return sock_io(sk, current_regs(), ret, DIRECTION_EGRESS, bpf_ktime_get_boot_ns());
+	return sock_io(sk, current_regs(), ret, DIRECTION_EGRESS, 0);
 }
 
 SEC("tp_btf/sock_recv_length")
 int BPF_PROG(sock_recv, struct sock *sk, int ret, int flags)
 {
-	if (flags & (MSG_PEEK | MSG_ERRQUEUE))
+	if (ret <= 0 || flags & (MSG_PEEK | MSG_ERRQUEUE))
 		return 0;
-	if (ret > 0 && !is_inet(sk, IPPROTO_TCP))
+	if (!is_tcp(sk))
 		return other_io(sk, ret, DIRECTION_INGRESS);
-	return sock_io(sk, current_regs(), ret, DIRECTION_INGRESS, bpf_ktime_get_boot_ns());
+	return sock_io(sk, current_regs(), ret, DIRECTION_INGRESS, 0);
 }
 
 SEC("fexit/tcp_sendmsg")
 int BPF_PROG(tcp_sendmsg_fexit, struct sock *sk, void *msg, __u64 size, int ret)
 {
-	return sock_io(sk, current_regs(), ret, DIRECTION_EGRESS, bpf_ktime_get_boot_ns());
+	return is_tcp(sk) ? sock_io(sk, current_regs(), ret, DIRECTION_EGRESS, 0) : 0;
 }
 
 /* 5.19 took an argument away. User space says how many this kernel's function has. */
@@ -205,14 +218,14 @@ int tcp_recvmsg_fexit(__u64 *ctx)
 
 	if (flags & (MSG_PEEK | MSG_ERRQUEUE))
 		return 0;
-	return sock_io((struct sock *)ctx[0], current_regs(), ret, DIRECTION_INGRESS, bpf_ktime_get_boot_ns());
+	return is_tcp((struct sock *)ctx[0]) ? sock_io((struct sock *)ctx[0], current_regs(), ret, DIRECTION_INGRESS, 0) : 0;
 }
 
 /* sendfile and splice to a socket before 6.5. */
 SEC("fexit/tcp_sendpage")
 int BPF_PROG(tcp_sendpage_fexit, struct sock *sk, void *page, int offset, __u64 size, int flags, int ret)
 {
-	return sock_io(sk, current_regs(), ret, DIRECTION_EGRESS, bpf_ktime_get_boot_ns());
+	return is_tcp(sk) ? sock_io(sk, current_regs(), ret, DIRECTION_EGRESS, 0) : 0;
 }
 
 static __always_inline int remember(struct sock *sk)
@@ -239,7 +252,9 @@ static __always_inline int recall(int ret, __u8 direction)
 	copy = *p;
 	bpf_map_delete_elem(&pendings, &pid_tgid);
 	if (direction == DIRECTION_INGRESS)
-		copy.time = bpf_ktime_get_boot_ns();
+		copy.time = 0;
+	if (ret <= 0 || !is_inet((struct sock *)copy.sk, IPPROTO_TCP))
+		return 0;
 	return sock_io((struct sock *)copy.sk, current_regs(), ret, direction, copy.time);
 }
 
@@ -297,9 +312,9 @@ int sys_exit(struct bpf_raw_tracepoint_args *ctx)
 	else
 		return 0;
 	sk = sock_of(task, call.args[0]);
-	if (!sk)
+	if (!sk || !is_inet(sk, IPPROTO_TCP))
 		return 0;
-	return sock_io(sk, regs, ret, direction, bpf_ktime_get_boot_ns());
+	return sock_io(sk, regs, ret, direction, 0);
 }
 
 /* A connection is known from ESTABLISHED where its namespace and ports may match; the process is not known yet. */

@@ -45,9 +45,10 @@ struct stream {
 	__u8 capped; /* bit per direction: a message of HTTP/1 began there, so its bytes are capped */
 	struct frames frames;
 	__u32 policy;  /* version of the policy that it obeys */
+	__u32 mutes;   /* version of the list of mutes that it has looked into */
 	__u8 shed;     /* what that says: SHED_... */
 	__u8 response; /* direction of the responses of HTTP/1, plus 1; 0 = not known */
-	__u8 pad[2];
+	__u8 pad[6];
 };
 
 /* An object of a TLS library: an SSL *, a gnutls_session_t, a *tls.Conn of Go. */
@@ -66,7 +67,7 @@ enum conn_state {
 
 struct conn {
 	struct stream plain;
-	struct tls_key tls; /* the stream inside, once bound */
+	struct tls_key tls; /* the stream inside, from its binding to its end */
 	__u64 uncovered;    /* ciphertext bytes that no TLS call explained */
 	__u64 pending;      /* ciphertext bytes that count as decoded when plain bytes of the stream inside come */
 	__u64 idle;         /* ciphertext bytes since plain bytes of the stream inside last came */
@@ -196,9 +197,14 @@ static __always_inline void forget_prefixes(struct tls_stream *t)
 	t->written = 0;
 }
 
-/* Forgets a TLS stream. */
+/* Forgets a TLS stream: its socket has none then. */
 static __noinline __attribute__((unused)) int drop_stream(struct tls_key *key, struct tls_stream *t)
 {
+	__u64 sk = t->sk;
+	struct conn *c = sk ? bpf_map_lookup_elem(&conns, &sk) : NULL;
+
+	if (c && c->tls.ssl == key->ssl && c->tls.tgid == key->tgid)
+		c->tls.ssl = 0;
 	forget_prefixes(t);
 	bpf_map_delete_elem(&tls_streams, key);
 	return 0;
@@ -223,9 +229,14 @@ static __always_inline void own(struct stream *s, struct task_struct *task, __u6
 /* Whether user space has given the stream up. */
 static __always_inline bool muted(struct stream *s)
 {
-	if (!s->muted && bpf_map_lookup_elem(&mutes, &s->id)) {
-		s->muted = 1;
-		bpf_map_delete_elem(&mutes, &s->id);
+	struct policy *p = news(POLICY_MUTES, s->mutes);
+
+	if (p) {
+		s->mutes = p->version;
+		if (bpf_map_lookup_elem(&mutes, &s->id)) {
+			s->muted = 1;
+			bpf_map_delete_elem(&mutes, &s->id);
+		}
 	}
 	return s->muted;
 }

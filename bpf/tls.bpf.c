@@ -15,6 +15,7 @@
 #include "event.h"
 #include "count.h"
 #include "select.h"
+#include "policy.h"
 #include "stream.h"
 #include "preempt.h"
 #include "calls.h"
