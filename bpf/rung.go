@@ -33,8 +33,8 @@ func socketRungs() []rung {
 	return []rung{
 		{RungTracepoint, map[string]attach{"sock_send": attachTracing, "sock_recv": attachTracing}},
 		{RungFexit, map[string]attach{
-			"tcp_sendmsg_fexit": attachTracing, "tcp_recvmsg_fexit": attachTracing,
-			"tcp_sendpage_fexit": attachTracing, // gone in 6.5, where splice sends by tcp_sendmsg
+			"tcp_sendmsg_fexit": attachTracing, "tcp_sendpage_fexit": attachTracing,
+			"tcp_recvmsg4_fexit": attachTracing, "tcp_recvmsg5_fexit": attachTracing, "tcp_recvmsg6_fexit": attachTracing,
 		}},
 		{RungKprobe, map[string]attach{
 			"tcp_sendmsg_enter": attachKprobe("tcp_sendmsg"), "tcp_sendmsg_exit": attachKretprobe("tcp_sendmsg"),
@@ -66,7 +66,7 @@ func (o *Objects) attachSockets(spec *ebpf.CollectionSpec, kernel *btf.Spec, wan
 		}
 		err := missing(kernel, r)
 		if err == nil && r.name == RungFexit {
-			err = fitFexit(spec, kernel, r.programs)
+			err = fitFexit(kernel, r.programs)
 		}
 		if err == nil {
 			err = o.loadAndAttach(keep(spec, r.programs), r.programs, "the bytes of sockets by "+r.name)
@@ -112,8 +112,9 @@ func missing(kernel *btf.Spec, r rung) error {
 	return nil
 }
 
-// fitFexit makes the programs fit the functions of this kernel: one may be absent, another has lost an argument (5.19).
-func fitFexit(spec *ebpf.CollectionSpec, kernel *btf.Spec, programs map[string]attach) error {
+// fitFexit keeps the programs that fit the functions of this kernel: tcp_sendpage went in 6.5, where splice sends by
+// tcp_sendmsg, and tcp_recvmsg has lost arguments.
+func fitFexit(kernel *btf.Spec, programs map[string]attach) error {
 	var f *btf.Func
 	if err := kernel.TypeByName("tcp_sendpage", &f); errors.Is(err, btf.ErrNotFound) {
 		delete(programs, "tcp_sendpage_fexit")
@@ -123,12 +124,18 @@ func fitFexit(spec *ebpf.CollectionSpec, kernel *btf.Spec, programs map[string]a
 	if err := kernel.TypeByName("tcp_recvmsg", &f); err != nil {
 		return fmt.Errorf("look for tcp_recvmsg: %w", err)
 	}
-	proto, ok := f.Type.(*btf.FuncProto)
-	if !ok || len(proto.Params) != 5 && len(proto.Params) != 6 {
-		return fmt.Errorf("tcp_recvmsg has arguments that are not known: %v", f.Type)
+	arguments := 0
+	if proto, ok := f.Type.(*btf.FuncProto); ok {
+		arguments = len(proto.Params)
 	}
-	if err := spec.Variables["recvmsg_args"].Set(uint32(len(proto.Params))); err != nil {
-		return fmt.Errorf("set recvmsg_args: %w", err)
+	fits := fmt.Sprintf("tcp_recvmsg%d_fexit", arguments)
+	if programs[fits] == nil {
+		return fmt.Errorf("tcp_recvmsg of this kernel has %d arguments, of which nothing is known", arguments)
+	}
+	for _, name := range []string{"tcp_recvmsg4_fexit", "tcp_recvmsg5_fexit", "tcp_recvmsg6_fexit"} {
+		if name != fits {
+			delete(programs, name)
+		}
 	}
 	return nil
 }

@@ -207,18 +207,30 @@ int BPF_PROG(tcp_sendmsg_fexit, struct sock *sk, void *msg, __u64 size, int ret)
 	return is_tcp(sk) ? sock_io(sk, current_regs(), ret, DIRECTION_EGRESS, 0) : 0;
 }
 
-/* 5.19 took an argument away. User space says how many this kernel's function has. */
-const volatile __u32 recvmsg_args = 5;
+/* tcp_recvmsg has lost arguments: nonblock in 5.19, addr_len in 7.x. User space loads the program that fits. */
+static __always_inline int received(struct sock *sk, __u64 flags, int ret)
+{
+	if (flags & (MSG_PEEK | MSG_ERRQUEUE) || !is_tcp(sk))
+		return 0;
+	return sock_io(sk, current_regs(), ret, DIRECTION_INGRESS, 0);
+}
 
 SEC("fexit/tcp_recvmsg")
-int tcp_recvmsg_fexit(__u64 *ctx)
+int BPF_PROG(tcp_recvmsg6_fexit, struct sock *sk, void *msg, __u64 size, int nonblock, int flags, void *length, int ret)
 {
-	int ret = recvmsg_args == 6 ? ctx[6] : ctx[5];
-	__u64 flags = recvmsg_args == 6 ? ctx[4] : ctx[3];
+	return received(sk, flags, ret);
+}
 
-	if (flags & (MSG_PEEK | MSG_ERRQUEUE))
-		return 0;
-	return is_tcp((struct sock *)ctx[0]) ? sock_io((struct sock *)ctx[0], current_regs(), ret, DIRECTION_INGRESS, 0) : 0;
+SEC("fexit/tcp_recvmsg")
+int BPF_PROG(tcp_recvmsg5_fexit, struct sock *sk, void *msg, __u64 size, int flags, void *length, int ret)
+{
+	return received(sk, flags, ret);
+}
+
+SEC("fexit/tcp_recvmsg")
+int BPF_PROG(tcp_recvmsg4_fexit, struct sock *sk, void *msg, __u64 size, int flags, int ret)
+{
+	return received(sk, flags, ret);
 }
 
 /* sendfile and splice to a socket before 6.5. */

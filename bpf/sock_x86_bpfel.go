@@ -45,9 +45,11 @@ const (
 	sockProgSockSend         = "sock_send"
 	sockProgSockState        = "sock_state"
 	sockProgSysExit          = "sys_exit"
+	sockProgTcpRecvmsg4Fexit = "tcp_recvmsg4_fexit"
+	sockProgTcpRecvmsg5Fexit = "tcp_recvmsg5_fexit"
+	sockProgTcpRecvmsg6Fexit = "tcp_recvmsg6_fexit"
 	sockProgTcpRecvmsgEnter  = "tcp_recvmsg_enter"
 	sockProgTcpRecvmsgExit   = "tcp_recvmsg_exit"
-	sockProgTcpRecvmsgFexit  = "tcp_recvmsg_fexit"
 	sockProgTcpSendmsgEnter  = "tcp_sendmsg_enter"
 	sockProgTcpSendmsgExit   = "tcp_sendmsg_exit"
 	sockProgTcpSendmsgFexit  = "tcp_sendmsg_fexit"
@@ -62,7 +64,6 @@ const (
 	sockVarIncludeKinds      = "include_kinds"
 	sockVarMessageBytes      = "message_bytes"
 	sockVarPressureBytes     = "pressure_bytes"
-	sockVarRecvmsgArgs       = "recvmsg_args"
 	sockVarShareBytes        = "share_bytes"
 )
 
@@ -114,9 +115,11 @@ type sockProgramSpecs struct {
 	SockSend         *ebpf.ProgramSpec `ebpf:"sock_send"`
 	SockState        *ebpf.ProgramSpec `ebpf:"sock_state"`
 	SysExit          *ebpf.ProgramSpec `ebpf:"sys_exit"`
+	TcpRecvmsg4Fexit *ebpf.ProgramSpec `ebpf:"tcp_recvmsg4_fexit"`
+	TcpRecvmsg5Fexit *ebpf.ProgramSpec `ebpf:"tcp_recvmsg5_fexit"`
+	TcpRecvmsg6Fexit *ebpf.ProgramSpec `ebpf:"tcp_recvmsg6_fexit"`
 	TcpRecvmsgEnter  *ebpf.ProgramSpec `ebpf:"tcp_recvmsg_enter"`
 	TcpRecvmsgExit   *ebpf.ProgramSpec `ebpf:"tcp_recvmsg_exit"`
-	TcpRecvmsgFexit  *ebpf.ProgramSpec `ebpf:"tcp_recvmsg_fexit"`
 	TcpSendmsgEnter  *ebpf.ProgramSpec `ebpf:"tcp_sendmsg_enter"`
 	TcpSendmsgExit   *ebpf.ProgramSpec `ebpf:"tcp_sendmsg_exit"`
 	TcpSendmsgFexit  *ebpf.ProgramSpec `ebpf:"tcp_sendmsg_fexit"`
@@ -166,7 +169,6 @@ type sockVariableSpecs struct {
 	IncludeKinds   *ebpf.VariableSpec `ebpf:"include_kinds"`
 	MessageBytes   *ebpf.VariableSpec `ebpf:"message_bytes"`
 	PressureBytes  *ebpf.VariableSpec `ebpf:"pressure_bytes"`
-	RecvmsgArgs    *ebpf.VariableSpec `ebpf:"recvmsg_args"`
 	ShareBytes     *ebpf.VariableSpec `ebpf:"share_bytes"`
 }
 
@@ -255,7 +257,6 @@ type sockVariables struct {
 	IncludeKinds   *ebpf.Variable `ebpf:"include_kinds"`
 	MessageBytes   *ebpf.Variable `ebpf:"message_bytes"`
 	PressureBytes  *ebpf.Variable `ebpf:"pressure_bytes"`
-	RecvmsgArgs    *ebpf.Variable `ebpf:"recvmsg_args"`
 	ShareBytes     *ebpf.Variable `ebpf:"share_bytes"`
 }
 
@@ -269,9 +270,11 @@ type sockPrograms struct {
 	SockSend         *ebpf.Program `ebpf:"sock_send"`
 	SockState        *ebpf.Program `ebpf:"sock_state"`
 	SysExit          *ebpf.Program `ebpf:"sys_exit"`
+	TcpRecvmsg4Fexit *ebpf.Program `ebpf:"tcp_recvmsg4_fexit"`
+	TcpRecvmsg5Fexit *ebpf.Program `ebpf:"tcp_recvmsg5_fexit"`
+	TcpRecvmsg6Fexit *ebpf.Program `ebpf:"tcp_recvmsg6_fexit"`
 	TcpRecvmsgEnter  *ebpf.Program `ebpf:"tcp_recvmsg_enter"`
 	TcpRecvmsgExit   *ebpf.Program `ebpf:"tcp_recvmsg_exit"`
-	TcpRecvmsgFexit  *ebpf.Program `ebpf:"tcp_recvmsg_fexit"`
 	TcpSendmsgEnter  *ebpf.Program `ebpf:"tcp_sendmsg_enter"`
 	TcpSendmsgExit   *ebpf.Program `ebpf:"tcp_sendmsg_exit"`
 	TcpSendmsgFexit  *ebpf.Program `ebpf:"tcp_sendmsg_fexit"`
@@ -288,9 +291,11 @@ func (p *sockPrograms) Close() error {
 		p.SockSend,
 		p.SockState,
 		p.SysExit,
+		p.TcpRecvmsg4Fexit,
+		p.TcpRecvmsg5Fexit,
+		p.TcpRecvmsg6Fexit,
 		p.TcpRecvmsgEnter,
 		p.TcpRecvmsgExit,
-		p.TcpRecvmsgFexit,
 		p.TcpSendmsgEnter,
 		p.TcpSendmsgExit,
 		p.TcpSendmsgFexit,

@@ -131,7 +131,7 @@ func verifyAll(t *testing.T) map[program]int {
 	for _, r := range append(socketRungs(), rung{"the list of open sockets", map[string]attach{"list_sockets": nil}}) {
 		err := missing(kernel, r)
 		if err == nil && r.name == RungFexit {
-			err = fitFexit(s.sock, kernel, r.programs)
+			err = fitFexit(kernel, r.programs)
 		}
 		if err != nil {
 			t.Logf("not on this kernel: %s: %v", r.name, err)
