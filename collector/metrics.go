@@ -42,6 +42,7 @@ type exporter struct {
 	connected, skew, calls, nodeRefused, seen, lost, probes, rung, omitted                        metric
 	delivered, backlog, errors                                                                    metric
 	coverage                                                                                      coverageMetrics
+	cost                                                                                          costMetrics
 }
 
 func newExporter(from sources) *exporter {
@@ -72,6 +73,7 @@ func newExporter(from sources) *exporter {
 		backlog:     family(gauge, "sink_backlog", "Findings that wait for the sink.", "sink"),
 		errors:      family(counter, "sink_errors_total", "Failed deliveries.", "sink"),
 		coverage:    newCoverageMetrics(),
+		cost:        newCostMetrics(),
 	}
 }
 
@@ -139,6 +141,7 @@ func (e *exporter) agent(page *page, a *v1.Agent) {
 	page.add(e.calls, float64(a.GetCalls()), node)
 	page.add(e.nodeRefused, float64(a.GetRefused()), node)
 	e.coverage.collect(page, node, h)
+	e.cost.collect(page, node, h)
 	for _, c := range page.bounded(h.GetCounts()) {
 		if c.GetLost() {
 			page.add(e.lost, float64(c.GetValue()), node, c.GetStage(), c.GetName())
@@ -165,6 +168,8 @@ type page struct {
 	omitted int
 	// workloads are those with series of their own so far.
 	workloads int
+	// builds and cgroups are the same.
+	builds, cgroups int
 }
 
 func (p *page) bounded(counts []*v1.Count) []*v1.Count {

@@ -205,7 +205,7 @@ func (l *live) agent(a *v1.Agent) error {
 	}
 	lines := []string{"watching " + targets(h) + " on " + a.GetNode() + " (hooks: " + rungs(h) + ")"}
 	for _, p := range h.GetProbes() {
-		if p.GetReason() != "" {
+		if p.GetReason() != "" && p.GetState() != "canary" {
 			lines = append(lines, "not seen: "+p.GetLibrary()+" "+p.GetPath()+": "+p.GetReason())
 		}
 	}
@@ -216,6 +216,14 @@ func (l *live) agent(a *v1.Agent) error {
 		if err := l.note(faint, "%s", text); err != nil {
 			return err
 		}
+	}
+	if err := tellCost(l.world.Now(), h, func(key, text string) error {
+		if !l.first("cost " + a.GetNode() + "\x00" + key) {
+			return nil
+		}
+		return l.note(faint, "%s", text)
+	}); err != nil {
+		return err
 	}
 	return l.missing(a)
 }

@@ -87,9 +87,21 @@ func printStatus(w World, name string, st *v1.GetStatusResponse, agents []*v1.Ag
 			plural(a.GetCalls(), "call"), a.GetSkewSeconds(), skewNote(a.GetSkewSeconds()))
 		row("  watching", "%s", targets(h))
 		row("  hooks", "%s", rungs(h))
-		row("  probes", "%d of %d attached", attached(h), len(h.GetProbes()))
+		row("  probes", "%s", probesText(h))
 		if text := unleased(h); text != "" {
 			row("  no lease", "%s", text)
+		}
+		if text := costText(h.GetGovernor()); text != "" {
+			row("  cost", "%s", text)
+		}
+		if text := degraded(now, h.GetGovernor()); text != "" {
+			row("  degraded", "%s", text)
+		}
+		if text := sampledText(h); text != "" {
+			row("  sampled", "%s", text)
+		}
+		for _, g := range refusedGates(h) {
+			row("  gate", "%s %s: %s", g.GetName(), g.GetState(), g.GetDetail())
 		}
 		row("  coverage", "%s", coverageText(h))
 		for _, line := range stages(slices.DeleteFunc(slices.Clone(h.GetCounts()), ofCoverage)) {
@@ -184,7 +196,7 @@ func stages(counts []*v1.Count) []stageLine {
 
 // stageRank orders stages as a call passes them; what is not known comes last.
 func stageRank(stage string) int {
-	line := []string{"kernel", "source", "flow", "parse", "call", "origin", "join", "ship", "intake", "journal", "inventory", "detect", "siem"}
+	line := []string{"kernel", "source", "flow", "parse", "call", "origin", "join", "ship", "governor", "guard", "intake", "journal", "inventory", "detect", "siem"}
 	if i := slices.Index(line, stage); i >= 0 {
 		return i
 	}

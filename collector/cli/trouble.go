@@ -12,9 +12,13 @@ const (
 	maxGaps      = 5
 )
 
-// printTrouble says what agents cannot see, and why: files whose probes failed, then workloads that are not wholly decoded.
+// printTrouble says what agents cannot see, and why: files whose probes failed or were taken out, cgroups of which the kernel
+// dropped something, then workloads that are not wholly decoded.
 func printTrouble(w World, agents []*v1.Agent) error {
 	if err := printProbes(w, agents); err != nil {
+		return err
+	}
+	if err := printLosers(w, agents); err != nil {
 		return err
 	}
 	return printGaps(w, agents)

@@ -14,6 +14,8 @@ const (
 	maxHealthBytes = 256 << 10
 	maxHealthRows  = 1024 // of each list
 	maxRungs       = 64
+	maxGates       = 32
+	maxSites       = 64  // of one probe
 	maxWordBytes   = 256 // of a name
 	maxLineBytes   = 1024
 )
@@ -60,6 +62,8 @@ func (w *warden) check(h *v1.Health) {
 	h.Probes = first(w, h.Probes, maxHealthRows)
 	h.Counts = first(w, h.Counts, maxHealthRows)
 	h.Targets = first(w, h.Targets, maxHealthRows)
+	h.Gates = first(w, h.Gates, maxGates)
+	h.CgroupLosses = first(w, h.CgroupLosses, maxHealthRows)
 	w.rungs(h)
 	w.words(&h.Version, &h.Kernel)
 	forget(h)
@@ -77,6 +81,18 @@ func (w *warden) check(h *v1.Health) {
 		forget(p)
 		w.words(&p.Library, &p.BuildId, &p.State)
 		w.lines(&p.Path, &p.Reason, &p.Unleased)
+		w.cost(p)
+	}
+	w.governor(h.Governor)
+	for _, g := range h.Gates {
+		forget(g)
+		w.words(&g.Name, &g.State)
+		w.lines(&g.Detail)
+	}
+	for _, l := range h.CgroupLosses {
+		forget(l)
+		w.words(&l.Reason)
+		w.lines(&l.Cgroup)
 	}
 	for _, c := range h.Coverage {
 		forget(c)
@@ -89,9 +105,11 @@ func (w *warden) check(h *v1.Health) {
 			h.Coverage = first(w, h.Coverage, len(h.Coverage)/2)
 		case len(h.Probes) > 0:
 			h.Probes = first(w, h.Probes, len(h.Probes)/2)
+		case len(h.CgroupLosses) > 0:
+			h.CgroupLosses = first(w, h.CgroupLosses, len(h.CgroupLosses)/2)
 		case len(h.Targets) > 0:
 			h.Targets = first(w, h.Targets, len(h.Targets)/2)
-		default: // Without lists it fits: 64 rungs within the bounds of their words are far below.
+		default: // Without lists it fits: rungs and gates within their bounds are far below.
 			h.Counts = first(w, h.Counts, len(h.Counts)/2)
 		}
 	}

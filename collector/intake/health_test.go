@@ -91,6 +91,8 @@ func TestAHealthReportIsBounded(t *testing.T) {
 		many.Counts = append(many.Counts, &v1.Count{Stage: long[:300], Name: fmt.Sprint(i)})
 		many.Probes = append(many.Probes, &v1.Probe{Path: long[:4000], Reason: "x", Unleased: long})
 		many.Targets = append(many.Targets, long[:4000])
+		many.Gates = append(many.Gates, &v1.Gate{Name: long[:4000], State: long[:4000], Detail: long})
+		many.CgroupLosses = append(many.CgroupLosses, &v1.CgroupLoss{Cgroup: long[:4000], Reason: long[:4000]})
 		many.Rungs[fmt.Sprintf("%06d", i)] = "y"
 	}
 	for name, c := range map[string]struct {
@@ -107,7 +109,7 @@ func TestAHealthReportIsBounded(t *testing.T) {
 			t.Errorf("%s: %d bytes with %d rows, want %d", name, size, len(got.Coverage), c.rows)
 		}
 		lists := func(h *v1.Health) int {
-			return len(h.Coverage) + len(h.Probes) + len(h.Counts) + len(h.Targets) + len(h.Rungs)
+			return len(h.Coverage) + len(h.Probes) + len(h.Counts) + len(h.Targets) + len(h.Rungs) + len(h.Gates) + len(h.CgroupLosses)
 		}
 		if dropped := lists(c.report) - lists(got); counts.HealthRowsDropped != uint64(dropped) || counts.HealthAltered != c.altered {
 			t.Errorf("%s: %d entries are missing, the counts are %+v", name, dropped, counts)
@@ -147,6 +149,11 @@ func FuzzHealth(f *testing.F) {
 		}
 		f.Add(b, uint16(1))
 		f.Add(append(b, 0xfa, 0x01, 0x03, 'a', 'b', 'c'), uint16(2000))
+	}
+	if b, err := proto.Marshal(costlyReport()); err != nil {
+		f.Fatal(err)
+	} else {
+		f.Add(b, uint16(1))
 	}
 	f.Fuzz(func(t *testing.T, b []byte, times uint16) {
 		var h v1.Health
