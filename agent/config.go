@@ -28,6 +28,7 @@ type config struct {
 	budget    int64
 	hook      string
 	ignore    list
+	deny      list
 	spool     int64
 	output    string
 	raw       bool
@@ -57,6 +58,7 @@ func (c *config) flags() *flag.FlagSet {
 	f.IntVar(&c.message, "message-bytes", 64<<10, "most `bytes` that are copied of one HTTP/1 message; sizes are told all the same")
 	f.Int64Var(&c.budget, "budget-bytes", 0, "most `bytes` a second that are copied from one cgroup; what is over it is counted (0 = no limit)")
 	f.StringVar(&c.hook, "socket-hook", "", "force a `rung` of the socket hooks: tp_btf, kprobe or syscall (default: the best this kernel has)")
+	f.Var(&c.deny, "deny", "processes that no probe may be in: exe=GLOB or cgroup=PATH; `entry` may be given many times")
 	f.Var(&c.ignore, "ignore-gate", "attach although this test of the host was refused: uretprobe_seccomp or preempt; programs may crash;\n`name` may be given many times")
 	f.Int64Var(&c.spool, "spool-bytes", 256<<20, "`bytes` of calls kept on disk while the collector is away; the oldest go first, counted")
 	f.StringVar(&c.output, "o", "table", "output `format` of doctor and replay: table or json")

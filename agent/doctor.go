@@ -18,6 +18,7 @@ var errUnhealthy = errors.New("the agent cannot work here")
 func doctor(ctx context.Context, w world, c config, _ []string) error {
 	checks := diagnose.Doctor(ctx, diagnose.ThisHost())
 	checks = append(checks, gateChecks(gate.Test(ctx, gate.ThisHost()))...)
+	checks = append(checks, deniedChecks(c.data)...)
 	if c.output == "json" {
 		out := json.NewEncoder(w.stdout)
 		for _, check := range checks {

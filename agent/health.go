@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	v1 "github.com/spile/spile/proto/spile/v1"
@@ -36,9 +37,13 @@ func (a *agent) health() *v1.Health {
 		h.Counts = append(h.Counts, &v1.Count{Stage: "kernel", Name: c.Name, Value: c.Value, Lost: c.Lost})
 	}
 	for _, s := range t.probes.List() {
-		h.Probes = append(h.Probes, &v1.Probe{Library: s.Library, Path: s.Path, BuildId: s.BuildID, State: string(s.Phase), Reason: s.Reason, Unleased: s.Unleased})
+		h.Probes = append(h.Probes, &v1.Probe{
+			Library: s.Library, Path: s.Path, BuildId: s.BuildID, State: string(s.Phase), Reason: s.Reason, Unleased: s.Unleased,
+			Sites: s.Sites, Hits: s.Hits, Cost: durationpb.New(s.Cost),
+		})
 	}
 	h.Gates = t.gates.rows()
+	h.Counts = append(h.Counts, t.crashes.counts()...)
 	t.account.measure()
 	h.Coverage = t.account.table.Rows(maxCoverage)
 	t.account.table.Counts(func(name string, value uint64) {
@@ -57,6 +62,7 @@ func lineCounts(t *tap, p *pipeline) []*v1.Count {
 	add("source", "chunks", read.Chunks, false)
 	add("source", "closes", read.Closes, false)
 	add("source", "processes", read.Processes, false)
+	add("source", "crashes", read.Crashes, false)
 	add("source", "malformed", read.Malformed, true)
 	p.flow.Counts().Each(func(name string, value uint64) { add("flow", name, value, strings.HasPrefix(name, "lost_")) })
 	j := p.join.Counts()

@@ -9,6 +9,7 @@
 //	          that of the table of coverage, which it tells of calls and asks for shares
 //	account   owned by the tap; once a second takes the kernel's figures into that table, and finds reasons and places
 //	watcher   owned by target.Watcher; reads /proc on exec events, hands files to the probe registry
+//	crashes   owned by the tap; judges programs that crashed, and has the probes taken out that were the cause
 //	bodies    owned by the tap; one second in sixty has the kernel measure our programs
 //	shipper   owned by ship.Shipper; takes calls from one bounded channel (full = counted drop), spools, sends, receipts
 //	parent    waits for the end of the inherited pipe, so that the agent ends with `spile up` even when that is killed
@@ -64,17 +65,19 @@ func main() {
 // verb is one thing that the agent does.
 type verb struct {
 	name string
-	args int // how many it takes
+	args int    // how many it takes
+	what string // what the argument is
 	do   func(ctx context.Context, w world, c config, args []string) error
 }
 
 func verbs() []verb {
 	return []verb{
-		{"", 0, watch},
-		{"doctor", 0, doctor},
-		{"record", 1, record},
-		{"replay", 1, replay},
-		{"version", 0, func(_ context.Context, w world, _ config, _ []string) error {
+		{"", 0, "", watch},
+		{"doctor", 0, "", doctor},
+		{"allow", 1, "BUILD_ID", allow},
+		{"record", 1, "FILE", record},
+		{"replay", 1, "FILE", replay},
+		{"version", 0, "", func(_ context.Context, w world, _ config, _ []string) error {
 			_, err := fmt.Fprintln(w.stdout, "spile-agent", version)
 			return err
 		}},
@@ -119,13 +122,13 @@ func dispatch(ctx context.Context, w world) error {
 		}
 		switch {
 		case len(args) < v.args:
-			return usageError{fmt.Errorf("spile-agent %s FILE: the file is missing", v.name)}
+			return usageError{fmt.Errorf("spile-agent %s %s: the %s is missing", v.name, v.what, strings.ToLower(strings.ReplaceAll(v.what, "_", " ")))}
 		case len(args) > v.args:
 			return usageError{fmt.Errorf("%s: unexpected argument %q", strings.TrimSpace("spile-agent "+v.name), args[v.args])}
 		}
 		return v.do(ctx, w, c, args)
 	}
-	return usageError{fmt.Errorf("unknown verb %q: want doctor, record, replay or version", name)}
+	return usageError{fmt.Errorf("unknown verb %q: want doctor, allow, record, replay or version", name)}
 }
 
 func help(out io.Writer) {
@@ -133,6 +136,7 @@ func help(out io.Writer) {
 
   spile-agent [flags]               watch, until SIGINT or SIGTERM
   spile-agent doctor [-o json]      what this kernel and host allow, and what to do about the rest
+  spile-agent allow BUILD_ID        let probes into a build again that was denied since programs crashed (all: every build)
   spile-agent record FILE [--raw]   write what the kernel shows to FILE (0600), values masked
   spile-agent replay FILE [-o json] the calls that a recording holds
   spile-agent version

@@ -35,6 +35,7 @@ type tap struct {
 	explain   *target.Explainer
 	processes *origin.Cache
 	account   *account
+	crashes   *crashes
 	ring      *source.Ring
 	asked     map[asking]time.Duration // processes with unbound streams → when they asked last, since boot
 	stop      context.CancelFunc
@@ -70,16 +71,23 @@ func openTap(ctx context.Context, c config, spec target.Spec, kin []uint32, log 
 		return nil, err
 	}
 	t.ring = source.New(reader, t.objects)
-	t.probes = probe.New(t.objects, probe.DefaultTimes())
+	if t.probes, err = probe.New(probe.Config{Programs: t.objects, Counters: t.objects, DataDir: c.data, Times: probe.DefaultTimes(), Log: log}); err != nil {
+		return nil, err
+	}
+	t.crashes = newCrashes(t.probes, t.probes, log)
 	cache := target.NewCache(target.DefaultBudget())
 	known := origin.DefaultConfig()
 	known.Proc = procfs
 	known.BuildID = (&target.Builds{Proc: procfs, Cache: cache}).ID
 	t.processes = origin.New(known)
-	t.explain = &target.Explainer{Proc: procfs, Cache: cache, Libraries: target.Libraries(), Probe: t.probes.State}
+	deny, err := target.OpenDenylist(c.deny, procfs)
+	if err != nil {
+		return nil, err
+	}
+	t.explain = &target.Explainer{Proc: procfs, Cache: cache, Libraries: target.Libraries(), Probe: t.probes.State, Deny: deny}
 	t.watcher = target.NewWatcher(target.Config{
 		Proc: procfs, Selection: t.selection, Sink: gated{t.probes, t.gates}, Cache: cache, Libraries: target.Libraries(), Reconcile: reconcile,
-		SetExe: t.objects.SetExe, Kin: kin,
+		SetExe: t.objects.SetExe, Kin: kin, Deny: deny, Alone: t.probes.Alone,
 	})
 	t.account = &account{
 		table: coverage.New(), read: t.objects.Coverage, explain: t.explain.Explain, owner: t.processes.Lookup, log: log,
@@ -89,6 +97,7 @@ func openTap(ctx context.Context, c config, spec target.Spec, kin []uint32, log 
 	}
 	ctx, t.stop = context.WithCancel(ctx)
 	t.running.Go(func() { t.account.run(ctx) })
+	t.running.Go(func() { t.crashes.run(ctx) })
 	t.gates.measure(ctx, t.objects, log)
 	go t.explain.Hold(ctx) // not waited for: it may be held up by a file system
 	t.running.Go(func() {
@@ -107,6 +116,8 @@ func (t *tap) process(p source.Process) {
 		t.processes.Exec(p.TGID, p.Start, p.Time, p.Cgroup)
 		t.watcher.Exec(p.TGID, p.Exe)
 		t.explain.Started(p.TGID, p.Start, p.Exe)
+	case source.Crash:
+		t.crashes.hear(p)
 	case source.Exit:
 		t.processes.Exit(p.TGID, p.Start, p.Time)
 		t.watcher.Exit(p.TGID, p.Start)

@@ -49,6 +49,9 @@ func watch(ctx context.Context, w world, c config, _ []string) error {
 	if err != nil {
 		return usageError{err}
 	}
+	if _, err := target.OpenDenylist(c.deny, procfs); err != nil {
+		return usageError{err}
+	}
 	if err := needsRoot(); err != nil {
 		return err
 	}

@@ -8,8 +8,8 @@ func (r *Registry) Uses(p target.Process) []target.Identity {
 	defer r.mu.Unlock()
 	var list []target.Identity
 	for k, e := range r.files {
-		if e.at == nil || k.only != 0 && k.only != p.PID {
-			continue
+		if e.at == nil || e.at.only != 0 && e.at.only != p.PID {
+			continue // a canary's file is not probed in others
 		}
 		if _, maps := e.users[p]; maps {
 			list = append(list, k.id)

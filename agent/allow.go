@@ -1,0 +1,62 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	diagnose "github.com/spile/spile/agent/doctor"
+	"github.com/spile/spile/agent/probe"
+)
+
+// everything is what stands for all builds.
+const everything = "all"
+
+// allow lets probes into a build again that was denied because programs crashed. An agent that runs takes it over.
+func allow(_ context.Context, w world, c config, args []string) error {
+	id := args[0]
+	if id == everything {
+		id = ""
+	}
+	allowed, err := probe.Allow(c.data, id)
+	if err != nil {
+		return fmt.Errorf("allow %s: %w", args[0], err)
+	}
+	for _, d := range allowed {
+		fmt.Fprintf(w.stdout, "allowed %s (build id %s), denied since %s: %s\n", d.Path, d.BuildID, d.When.Format("2006-01-02 15:04:05 MST"), d.Why)
+	}
+	if len(allowed) > 0 {
+		return nil
+	}
+	denied, err := probe.Denials(c.data)
+	switch {
+	case err != nil:
+		return fmt.Errorf("allow %s: %w", args[0], err)
+	case len(denied) == 0:
+		return fmt.Errorf("allow %s: %s denies no build; an agent of `spile up` keeps its list in the directory \"agent\" of its --data", args[0], c.data)
+	}
+	var ids []string
+	for _, d := range denied {
+		ids = append(ids, d.BuildID)
+	}
+	return fmt.Errorf("allow %s: it is not denied; denied are %s", args[0], strings.Join(ids, ", "))
+}
+
+// deniedChecks tells of the builds that are not probed because of what they did.
+func deniedChecks(dir string) []diagnose.Check {
+	denied, err := probe.Denials(dir)
+	if err != nil {
+		// What was forbidden would be forgotten: the agent does not start either.
+		return []diagnose.Check{{Name: "denied", Verdict: diagnose.Fail, Detail: err.Error(), Remedy: "correct the file, or remove it to allow all"}}
+	}
+	var checks []diagnose.Check
+	for _, d := range denied {
+		checks = append(checks, diagnose.Check{Name: "denied", Verdict: diagnose.Warn,
+			Detail: fmt.Sprintf("%s (build id %s) is not probed since %s: %s", d.Path, d.BuildID, d.When.Format("2006-01-02"), d.Why),
+			Remedy: "once the cause is gone: spile-agent allow " + d.BuildID})
+	}
+	if checks == nil {
+		checks = []diagnose.Check{{Name: "denied", Verdict: diagnose.OK, Detail: "no build is denied in " + dir}}
+	}
+	return checks
+}

@@ -1,0 +1,215 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/spile/spile/agent/gate"
+	"github.com/spile/spile/agent/guard"
+	"github.com/spile/spile/agent/probe"
+	"github.com/spile/spile/agent/source"
+	"github.com/spile/spile/agent/target"
+	v1 "github.com/spile/spile/proto/spile/v1"
+)
+
+const (
+	// maxCrashes that wait for judgement. A build that crashes in a loop is judged by its first ones.
+	maxCrashes = 256
+	// suspension outlives a trial a little: who is convicted is denied while the probes are still out.
+	suspension = guard.Trial + time.Minute
+	// clockTick is USER_HZ, in which procfs counts, and with it target.Process.
+	clockTick = 10 * time.Millisecond
+)
+
+// attached says what is probed: *probe.Registry.
+type attached interface {
+	// Slot says which file a slot stands for, or stood for last.
+	Slot(n uint32) (probe.Placed, bool)
+	// Uses lists the probed files that a process maps.
+	Uses(p target.Process) []target.Identity
+}
+
+// quarantine takes probes out: *probe.Registry.
+type quarantine interface {
+	Deny(id target.Identity, why, evidence string) error
+	Suspend(id target.Identity, why string, d time.Duration) bool
+	Resume(id target.Identity) bool
+}
+
+// crashes hears of every program that crashes and takes the probes out of what they harm. It judges in a goroutine of its
+// own: taking probes out takes some 50 ms, and the ring does not wait.
+type crashes struct {
+	attached   attached
+	quarantine quarantine
+	log        *slog.Logger
+	queue      chan crash
+	unjudged   atomic.Uint64
+	trials     map[guard.Build][]target.Identity // what was suspended for whom; the goroutine's
+
+	mu    sync.Mutex
+	judge *guard.Guard
+}
+
+// crash is a crash, and what was probed in the process when it was told.
+type crash struct {
+	source.Process
+	called *target.Identity  // the file of the call that it was in
+	mapped []target.Identity // all probed files that it mapped
+}
+
+func newCrashes(a attached, q quarantine, log *slog.Logger) *crashes {
+	return &crashes{
+		attached: a, quarantine: q, log: log, queue: make(chan crash, maxCrashes), trials: map[guard.Build][]target.Identity{},
+		judge: guard.New(gate.ProbeSyscalls()...),
+	}
+}
+
+// hear takes a crash. It belongs to the ring's goroutine: who maps what is forgotten with the exit, which follows.
+func (c *crashes) hear(p source.Process) {
+	one := crash{Process: p, mapped: c.attached.Uses(target.Process{PID: p.TGID, Start: uint64(p.Start / clockTick)})}
+	if placed, ok := c.attached.Slot(p.Crash.Slot); ok && p.Crash.InCall {
+		one.called = &placed.ID
+	}
+	select {
+	case c.queue <- one:
+	default:
+		c.unjudged.Add(1)
+	}
+}
+
+// run judges until ctx ends.
+func (c *crashes) run(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case one := <-c.queue:
+			c.act(one, c.verdict(one))
+		case <-tick.C:
+			c.convict(bootClock())
+		}
+	}
+}
+
+func buildOf(p source.Process) guard.Build { return guard.Build{Dev: p.Exe.Dev, Ino: p.Exe.Ino} }
+
+func (c *crashes) verdict(one crash) guard.Verdict {
+	probed := len(one.mapped) > 0 || one.called != nil
+	if suspended, tried := c.trials[buildOf(one.Process)]; tried {
+		// Other files may well be probed on.
+		probed = slices.ContainsFunc(suspended, func(id target.Identity) bool { return slices.Contains(one.mapped, id) })
+	}
+	k := one.Crash
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.judge.Crash(guard.Crash{
+		Time: one.Time, Build: buildOf(one.Process), Signal: k.Signal, Code: k.Code, Syscall: k.Syscall,
+		Seen: k.IP != 0, BySelf: k.BySelf, InCall: k.InCall, AtSite: k.AtSite, InUprobeArea: k.InUprobeArea, Probed: probed,
+	})
+}
+
+// culprits are the files to take probes out of: the one whose call it was in, else all that it mapped.
+func (one crash) culprits() []target.Identity {
+	if one.called != nil {
+		return []target.Identity{*one.called}
+	}
+	return one.mapped
+}
+
+func (c *crashes) act(one crash, v guard.Verdict) {
+	build, who := buildOf(one.Process), []any{"process", clean(one.Comm), "pid", one.TGID, "reason", v.Why}
+	switch v.Outcome {
+	case guard.Suspected:
+		c.log.Info("a program crashed inside a probed call; it is watched", who...)
+	case guard.Blamed:
+		files := one.culprits()
+		if suspended, tried := c.trials[build]; tried && len(files) == 0 {
+			files = suspended
+		}
+		delete(c.trials, build)
+		c.log.Warn("a program crashed because it was probed: the probes are taken out for good", append(who, "files", len(files),
+			"remedy", "nothing needs to be done; spile status lists the denied builds, spile-agent allow lets probes in again")...)
+		for _, id := range files {
+			c.deny(id, v.Why, one.evidence())
+		}
+	case guard.Tried:
+		files := one.culprits()
+		c.trials[build] = files
+		c.log.Warn("a program may crash because it is probed: the probes are taken out to see", append(who, "files", len(files),
+			"remedy", fmt.Sprintf("nothing needs to be done; if it crashes on, they are put back, else they stay out after %s", guard.Trial))...)
+		for _, id := range files {
+			c.quarantine.Suspend(id, "on trial: "+v.Why+" of "+clean(one.Comm), suspension)
+		}
+	case guard.Acquitted:
+		c.log.Info("a program crashes on without probes: they are put back", who...)
+		for _, id := range c.trials[build] {
+			c.quarantine.Resume(id)
+		}
+		delete(c.trials, build)
+	}
+}
+
+// convict denies what was on trial and did not crash without probes.
+func (c *crashes) convict(now time.Duration) {
+	c.mu.Lock()
+	builds := c.judge.Tick(now)
+	c.mu.Unlock()
+	for _, b := range builds {
+		for _, id := range c.trials[b] {
+			c.deny(id, "programs crashed inside its probed calls, and not since the probes were out", fmt.Sprintf("executable %d:%d, %s without probes", b.Dev, b.Ino, guard.Trial))
+		}
+		delete(c.trials, b)
+	}
+}
+
+func (c *crashes) deny(id target.Identity, why, evidence string) {
+	if err := c.quarantine.Deny(id, why, evidence); err != nil {
+		c.log.Error("the probes are out, but come back when the agent restarts", "reason", err)
+	}
+}
+
+// evidence is what the kernel saw, for whoever looks into it.
+func (one crash) evidence() string {
+	k := one.Crash
+	facts := []string{fmt.Sprintf("%s (%d)", clean(one.Comm), one.TGID), unix.SignalName(unix.Signal(k.Signal)), fmt.Sprintf("si_code %d", k.Code), fmt.Sprintf("ip %#x", k.IP)}
+	for _, f := range []struct {
+		is   bool
+		says string
+	}{
+		{k.InCall, "in a probed call"}, {k.AtSite, "at the probed instruction"}, {k.InUprobeArea, "in the uprobe page"}, {k.BySelf, "sent by itself"},
+		{k.Signal == int(unix.SIGSYS), fmt.Sprintf("system call %d", k.Syscall)},
+	} {
+		if f.is {
+			facts = append(facts, f.says)
+		}
+	}
+	return strings.Join(facts, ", ")
+}
+
+// counts are what became of crashes.
+func (c *crashes) counts() []*v1.Count {
+	c.mu.Lock()
+	n := c.judge.Counts()
+	c.mu.Unlock()
+	var list []*v1.Count
+	for _, count := range []struct {
+		name  string
+		value uint64
+	}{
+		{"crashes_blamed", n.Blamed}, {"crashes_suspected", n.Suspected}, {"crashes_own", n.Own}, {"crashes_unjudged", c.unjudged.Load()},
+		{"trials", n.Trials}, {"acquitted", n.Acquitted}, {"builds_forgotten", n.Forgotten},
+	} {
+		list = append(list, &v1.Count{Stage: "guard", Name: count.name, Value: count.value})
+	}
+	return list
+}

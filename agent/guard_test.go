@@ -1,0 +1,203 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/spile/spile/agent/guard"
+	"github.com/spile/spile/agent/probe"
+	"github.com/spile/spile/agent/source"
+	"github.com/spile/spile/agent/target"
+	"github.com/spile/spile/bpf"
+)
+
+// registry is a host where slot 7 is libssl, and process 5 maps libssl and libgnutls.
+type registry struct {
+	mu        sync.Mutex
+	did       []string
+	suspended bool
+	err       error
+}
+
+var (
+	libssl    = target.Identity{Dev: 1, Ino: 10, BuildID: "ssl"}
+	libgnutls = target.Identity{Dev: 1, Ino: 11, BuildID: "gnutls"}
+)
+
+func (r *registry) Slot(n uint32) (probe.Placed, bool) { return probe.Placed{ID: libssl}, n == 7 }
+
+func (r *registry) Uses(p target.Process) []target.Identity {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case p != target.Process{PID: 5, Start: 300}:
+		return nil
+	case r.suspended:
+		return []target.Identity{libgnutls}
+	}
+	return []target.Identity{libgnutls, libssl}
+}
+
+func (r *registry) note(did string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.did = append(r.did, did)
+}
+
+func (r *registry) Deny(id target.Identity, why, evidence string) error {
+	r.note("deny " + id.BuildID + ": " + why + " (" + evidence + ")")
+	return r.err
+}
+
+func (r *registry) Suspend(id target.Identity, why string, d time.Duration) bool {
+	r.note("suspend " + id.BuildID)
+	r.suspended = true
+	return true
+}
+
+func (r *registry) Resume(id target.Identity) bool {
+	r.note("resume " + id.BuildID)
+	r.suspended = false
+	return true
+}
+
+func (r *registry) done() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.did)
+}
+
+// died is a crash of process 5 at a second since boot.
+func died(at int, k bpf.Crash) source.Process {
+	if k.IP == 0 {
+		k.IP = 0x1234
+	}
+	return source.Process{
+		Kind: source.Crash, TGID: 5, Start: 3 * time.Second, Exe: bpf.FileID{Dev: 1, Ino: 2}, Comm: "shop", Time: time.Duration(at) * time.Second, Crash: k,
+	}
+}
+
+func testCrashes(r *registry) (*crashes, *bytes.Buffer) {
+	var log bytes.Buffer
+	return newCrashes(r, r, slog.New(slog.NewTextHandler(&log, nil))), &log
+}
+
+// judge plays crashes without the goroutine.
+func (c *crashes) play(list ...source.Process) {
+	for _, p := range list {
+		c.hear(p)
+		one := <-c.queue
+		c.act(one, c.verdict(one))
+	}
+}
+
+func TestBlamedIsDenied(t *testing.T) {
+	for name, c := range map[string]struct {
+		crash bpf.Crash
+		want  []string
+		says  string
+	}{
+		"the file of the call":        {bpf.Crash{Signal: 5, Code: -6, BySelf: true, InCall: true, Slot: 7}, []string{"deny ssl"}, "sent by itself"},
+		"all files, in no call":       {bpf.Crash{Signal: 11, Code: 1, InUprobeArea: true}, []string{"deny gnutls", "deny ssl"}, "in the uprobe page"},
+		"all files, a slot of nobody": {bpf.Crash{Signal: 5, Code: 128, InCall: true, Slot: 9}, []string{"deny gnutls", "deny ssl"}, "SIGTRAP"},
+		"its own":                     {bpf.Crash{Signal: 11, Code: 1}, nil, ""},
+		"killed in a call":            {bpf.Crash{Signal: 11, Code: 0, InCall: true, Slot: 7}, nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := &registry{}
+			g, log := testCrashes(r)
+			g.play(died(10, c.crash))
+			did := r.done()
+			if len(did) != len(c.want) {
+				t.Fatalf("did %q, want %q", did, c.want)
+			}
+			for i := range did {
+				if !strings.HasPrefix(did[i], c.want[i]+":") || !strings.Contains(did[i], c.says) || !strings.Contains(did[i], "shop (5)") {
+					t.Errorf("did %q, want %q saying %q", did[i], c.want[i], c.says)
+				}
+			}
+			if n := strings.Count(log.String(), "\n"); n != min(len(c.want), 1) || n == 1 && !strings.Contains(log.String(), "remedy=") {
+				t.Errorf("log:\n%s", log)
+			}
+		})
+	}
+}
+
+var inside = bpf.Crash{Signal: 11, Code: 1, InCall: true, Slot: 7}
+
+func TestTrialOfAProgram(t *testing.T) {
+	three := []source.Process{died(10, inside), died(20, inside), died(30, inside)}
+	t.Run("convicted", func(t *testing.T) {
+		r := &registry{}
+		g, _ := testCrashes(r)
+		g.play(three...)
+		g.convict(31 * time.Second)
+		g.convict(30*time.Second + guard.Trial)
+		g.convict(31*time.Second + guard.Trial)
+		if did := r.done(); len(did) != 2 || did[0] != "suspend ssl" || !strings.HasPrefix(did[1], "deny ssl: ") {
+			t.Errorf("did %q", did)
+		}
+	})
+	t.Run("acquitted", func(t *testing.T) {
+		r := &registry{}
+		g, log := testCrashes(r)
+		g.play(three...)
+		// libgnutls is still probed in it, but is not what is on trial.
+		bare := bpf.Crash{Signal: 11, Code: 1}
+		g.play(died(40, bare), died(50, bare))
+		g.convict(31*time.Second + guard.Trial)
+		if did := r.done(); !slices.Equal(did, []string{"suspend ssl", "resume ssl"}) {
+			t.Errorf("did %q, log:\n%s", did, log)
+		}
+		values := map[string]uint64{}
+		for _, c := range g.counts() {
+			values[c.GetName()] = c.GetValue()
+			if c.GetStage() != "guard" {
+				t.Errorf("%v", c)
+			}
+		}
+		if values["crashes_suspected"] != 3 || values["crashes_own"] != 2 || values["trials"] != 1 || values["acquitted"] != 1 || values["crashes_blamed"] != 0 {
+			t.Errorf("counts %v", values)
+		}
+	})
+}
+
+// A denial that cannot be kept is in force, and that it will be forgotten is told.
+func TestDenialThatIsNotKept(t *testing.T) {
+	r := &registry{err: errors.New("keep it: no space left on device")}
+	g, log := testCrashes(r)
+	g.play(died(10, bpf.Crash{Signal: 5, Code: 128, InCall: true, Slot: 7}))
+	if !strings.Contains(log.String(), "no space left") || !strings.Contains(log.String(), "level=ERROR") {
+		t.Errorf("log:\n%s", log)
+	}
+}
+
+// The ring's goroutine does not wait for the judge; what it could not judge is counted.
+func TestCrashesNeverWait(t *testing.T) {
+	r := &registry{}
+	g, _ := testCrashes(r)
+	for i := range maxCrashes + 10 {
+		g.hear(died(i, bpf.Crash{Signal: 5, Code: 128, InCall: true, Slot: 7}))
+	}
+	if g.unjudged.Load() != 10 {
+		t.Errorf("%d unjudged", g.unjudged.Load())
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { g.run(ctx); close(ended) }()
+	for deadline := time.Now().Add(5 * time.Second); len(r.done()) < maxCrashes && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	<-ended
+	if n := len(r.done()); n != maxCrashes {
+		t.Errorf("%d judged", n)
+	}
+}
