@@ -117,7 +117,7 @@ func (r *Registry) inForce(e *entry) {
 	e.canary, e.since = nil, r.now()
 	e.state.Phase, e.state.Reason = Attached, ""
 	if len(e.users) == 0 {
-		e.state.Phase = Draining
+		e.state.Phase, e.idle = Draining, r.now()
 	}
 	if e.state.Only == 0 {
 		for p := range e.users {
