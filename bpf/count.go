@@ -40,7 +40,8 @@ func countNames(spec *ebpf.CollectionSpec) ([]countName, error) {
 	return names, nil
 }
 
-// Counts returns every counter, summed over the processors.
+// Counts returns every counter, summed over the processors, and "hooks_missed": how often the kernel did not run a program,
+// because the same one was already at work on that processor, preempted.
 func (o *Objects) Counts() ([]Count, error) {
 	counts := make([]Count, len(o.counts))
 	for i, name := range o.counts {
@@ -53,7 +54,20 @@ func (o *Objects) Counts() ([]Count, error) {
 			counts[i].Value += v
 		}
 	}
-	return counts, nil
+	missed := Count{Name: "hooks_missed"} // of the whole host, so what is selected may have lost nothing
+	seen := map[*ebpf.Program]bool{}
+	for name, p := range o.programs {
+		if seen[p] { // one program has several names
+			continue
+		}
+		seen[p] = true
+		stats, err := p.Stats()
+		if err != nil {
+			return nil, fmt.Errorf("read what %s missed: %w", name, err)
+		}
+		missed.Value += stats.RecursionMisses
+	}
+	return append(counts, missed), nil
 }
 
 // Mute stops the capture of a stream: its offsets still advance, its bytes are not read any more. One goroutine calls it.
