@@ -40,6 +40,11 @@ func newBounded(src io.ReaderAt, b Budget) *bounded {
 	return &bounded{src: src, left: b.Bytes, deadline: time.Now().Add(b.Time)}
 }
 
+// again reads the same file with what is left of the budget, which stays as it is.
+func (b *bounded) again() *bounded {
+	return &bounded{src: b.src, left: b.left, deadline: b.deadline}
+}
+
 // onTime is for loops that run long on what is cached.
 func (b *bounded) onTime() error {
 	if time.Now().After(b.deadline) {

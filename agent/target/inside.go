@@ -115,11 +115,14 @@ func (im *image) insidePair(p pair, found map[string]function) (Inside, uint64, 
 		}
 	}
 	name := "call target of " + p.ex
-	if f, ok := found[p.static]; ok {
-		if f.address != plain {
-			return Inside{}, 0, fmt.Errorf("the symbol table has %s elsewhere", p.static)
-		}
+	static, err := im.thirdWitness(p.static, found)
+	switch {
+	case err != nil:
+		return Inside{}, 0, fmt.Errorf("search the symbol table for %s: %w", p.static, err)
+	case static.address == plain:
 		name = p.static + ", " + name
+	case static.address != 0:
+		return Inside{}, 0, fmt.Errorf("the symbol table has %s elsewhere", p.static)
 	}
 	offset, ok := im.fileOffset(plain, true)
 	if !ok {
@@ -134,6 +137,24 @@ func (im *image) insidePair(p pair, found map[string]function) (Inside, uint64, 
 	}
 	return Inside{Place: Place{Name: name, Offset: place.Offset, Class: place.Class, Enter: p.enter, Exit: p.exit}}, plain, nil
 }
+
+// thirdWitness finds a static function by its name, in a file that was not stripped. It reads on an account of its own,
+// since a large table of symbols must not end the look at the file.
+func (im *image) thirdWitness(name string, found map[string]function) (function, error) {
+	if f, ok := found[name]; ok {
+		return f, nil
+	}
+	aside := *im
+	aside.r = im.r.again()
+	list, err := aside.linked([]string{name})
+	if errors.Is(err, ErrBudget) {
+		err = errTooLarge
+	}
+	return list[name], err
+}
+
+// errTooLarge is no ErrBudget: what was read of the file stands.
+var errTooLarge = errors.New("it is too large")
 
 // plainArguments are those that SSL_read and SSL_write hand on: the number as it was widened, and for what was done the
 // address of a variable of their own.
