@@ -79,15 +79,12 @@ func (b *bench) measureCrowd() {
 			}
 		}
 	}
-	if seen := p.settle(crowdSize * crowdCalls); seen != 1 {
-		b.t.Errorf("of %d calls in %d connections %.2f%% were seen", crowdSize*crowdCalls, crowdSize, 100*seen)
-	}
+	b.crowdSeen = p.settle(crowdSize * crowdCalls)
 	for range 10 {
 		if m := occupiedBy(b.t, p.agentPID()); m.resident > b.crowd.resident {
 			b.crowd = m
 		}
 		time.Sleep(300 * time.Millisecond)
 	}
-	fmt.Printf("agent at %d open connections: %s\n", crowdSize, b.crowd)
 	p.end()
 }

@@ -23,6 +23,7 @@ type bench struct {
 	samples       []sample
 	resident      []occupied // of each agent that there was, at its end
 	crowd         occupied   // of the agent at 1,000 connections
+	crowdSeen     float64    // share of the calls in them
 }
 
 // sample is one load under one arm. Times are CPU per call.
