@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cilium/ebpf"
-
 	"github.com/spile/spile/agent/gate"
 	"github.com/spile/spile/agent/probe"
 	"github.com/spile/spile/agent/target"
@@ -70,18 +68,18 @@ func (g *gates) rows() []*v1.Gate {
 
 // measure has the kernel say now and then how long the programs run.
 func (g *gates) measure(ctx context.Context, objects *bpf.Objects, log *slog.Logger) {
-	var entries, returns []*ebpf.Program
+	var entries, returns []string
 	for _, l := range target.Libraries() {
 		for _, f := range l.Functions {
-			entries = append(entries, objects.Program(f.Enter))
+			entries = append(entries, f.Enter)
 			if l.Where == target.GoProgram {
-				entries = append(entries, objects.Program(f.Exit)) // on return instructions
+				entries = append(entries, f.Exit) // on return instructions
 			} else {
-				returns = append(returns, objects.Program(f.Exit))
+				returns = append(returns, f.Exit)
 			}
 		}
 	}
-	g.bodies = gate.NewBodies(entries, returns)
+	g.bodies = gate.NewBodies(entries, returns, objects.Program)
 	go func() {
 		if err := g.bodies.Run(ctx); err != nil {
 			log.Info("what probes cost is estimated from typical run times of the programs", "reason", err)

@@ -45,10 +45,10 @@ const (
 	typicalReturnNs = 1500
 )
 
-// NewBodies measures the programs that are put at entries, and those at returns.
-func NewBodies(entries, returns []*ebpf.Program) *Bodies {
+// NewBodies measures the programs of these names that are put at entries, and those at returns.
+func NewBodies(entries, returns []string, program func(name string) *ebpf.Program) *Bodies {
 	return &Bodies{
-		Entries: &Body{ns: typicalEntryNs, stats: statsOf(entries)}, Returns: &Body{ns: typicalReturnNs, stats: statsOf(returns)},
+		Entries: &Body{ns: typicalEntryNs, stats: statsOf(entries, program)}, Returns: &Body{ns: typicalReturnNs, stats: statsOf(returns, program)},
 		enable: func() (func(), error) {
 			running, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
 			if err != nil {
@@ -59,10 +59,11 @@ func NewBodies(entries, returns []*ebpf.Program) *Bodies {
 	}
 }
 
-func statsOf(programs []*ebpf.Program) func() (uint64, time.Duration, error) {
+func statsOf(names []string, program func(name string) *ebpf.Program) func() (uint64, time.Duration, error) {
 	return func() (runs uint64, total time.Duration, err error) {
 		seen := map[*ebpf.Program]bool{nil: true}
-		for _, p := range programs {
+		for _, name := range names {
+			p := program(name)
 			if seen[p] {
 				continue // one program goes by several names
 			}

@@ -65,7 +65,9 @@ func TestBodiesOfThisKernel(t *testing.T) {
 	if err := p.attach(false, c.pid, offset); err != nil {
 		t.Fatal(err)
 	}
-	b := NewBodies([]*ebpf.Program{p.enter, p.enter, nil}, []*ebpf.Program{p.exit})
+	b := NewBodies([]string{"enter", "enter", "nobody"}, []string{"exit"}, func(name string) *ebpf.Program {
+		return map[string]*ebpf.Program{"enter": p.enter, "exit": p.exit}[name]
+	})
 	answered := make(chan error)
 	go func() {
 		_, err := c.ask("run pushed 100000")
