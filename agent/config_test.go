@@ -69,6 +69,9 @@ func TestMistakesAreNamed(t *testing.T) {
 		{[]string{"replay"}, nil, exitUsage, "the file is missing"},
 		{[]string{"replay", "a", "-o", "xml"}, nil, exitUsage, "want table or json"},
 		{[]string{"--target", "process=x"}, nil, exitUsage, "process"},
+		{[]string{"--cpu-budget", "-1"}, nil, exitUsage, "--cpu-budget -1: want 0 (no limit) to 65536 cores"},
+		{nil, []string{"SPILE_PROBE_BUDGET=NaN"}, exitUsage, "--probe-budget NaN"},
+		{[]string{"--library-budget", "many"}, nil, exitUsage, "library-budget"},
 	} {
 		var stdout, stderr bytes.Buffer
 		code := run(context.Background(), world{c.args, environment(c.env...), &stdout, &stderr})

@@ -44,6 +44,13 @@ func (a *agent) health() *v1.Health {
 	}
 	h.Gates = t.gates.rows()
 	h.Counts = append(h.Counts, t.crashes.counts()...)
+	h.Governor = t.governor.account(bootToUnix())
+	h.Counts = append(h.Counts, t.governor.counts()...)
+	losses, err := t.objects.CgroupLosses()
+	if err != nil {
+		a.log.Warn("read the losses of cgroups", "error", err)
+	}
+	h.CgroupLosses = cgroupLosses(losses, t.cgroups.Path)
 	t.account.measure()
 	h.Coverage = t.account.table.Rows(maxCoverage)
 	t.account.table.Counts(func(name string, value uint64) {

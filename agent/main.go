@@ -10,6 +10,7 @@
 //	account   owned by the tap; once a second takes the kernel's figures into that table, and finds reasons and places
 //	watcher   owned by target.Watcher; reads /proc on exec events, hands files to the probe registry
 //	crashes   owned by the tap; judges programs that crashed, and has the probes taken out that were the cause
+//	governor  owned by the tap; once a second compares what the agent and its probes cost with their budgets
 //	bodies    owned by the tap; one second in sixty has the kernel measure our programs
 //	shipper   owned by ship.Shipper; takes calls from one bounded channel (full = counted drop), spools, sends, receipts
 //	parent    waits for the end of the inherited pipe, so that the agent ends with `spile up` even when that is killed

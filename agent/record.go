@@ -26,6 +26,7 @@ func record(ctx context.Context, w world, c config, args []string) (err error) {
 	if c.raw {
 		log.Warn("--raw keeps passwords, tokens and personal data in the recording: give it to nobody and delete it after use", "file", args[0])
 	}
+	c.cpu = 0 // who records wants all of it
 	t, err := openTap(ctx, c, spec, nil, log)
 	if err != nil {
 		return err

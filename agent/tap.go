@@ -10,6 +10,7 @@ import (
 
 	"github.com/spile/spile/agent/chunk"
 	"github.com/spile/spile/agent/coverage"
+	"github.com/spile/spile/agent/govern"
 	"github.com/spile/spile/agent/origin"
 	"github.com/spile/spile/agent/probe"
 	"github.com/spile/spile/agent/source"
@@ -36,6 +37,8 @@ type tap struct {
 	processes *origin.Cache
 	account   *account
 	crashes   *crashes
+	governor  *governor
+	cgroups   *origin.Cgroups
 	ring      *source.Ring
 	asked     map[asking]time.Duration // processes with unbound streams → when they asked last, since boot
 	stop      context.CancelFunc
@@ -75,6 +78,9 @@ func openTap(ctx context.Context, c config, spec target.Spec, kin []uint32, log 
 		return nil, err
 	}
 	t.crashes = newCrashes(t.probes, t.probes, log)
+	t.cgroups = origin.NewCgroups()
+	t.governor = newGovernor(govern.Budget{Agent: c.cpu, Probes: c.probes, Library: c.library}, t.objects, t.probes, log)
+	t.governor.ns, t.governor.names, t.governor.cgroup = t.gates.hitNs, t.fileNames, t.cgroups.Path
 	cache := target.NewCache(target.DefaultBudget())
 	known := origin.DefaultConfig()
 	known.Proc = procfs
@@ -98,6 +104,7 @@ func openTap(ctx context.Context, c config, spec target.Spec, kin []uint32, log 
 	ctx, t.stop = context.WithCancel(ctx)
 	t.running.Go(func() { t.account.run(ctx) })
 	t.running.Go(func() { t.crashes.run(ctx) })
+	t.running.Go(func() { t.governor.run(ctx) })
 	t.gates.measure(ctx, t.objects, log)
 	go t.explain.Hold(ctx) // not waited for: it may be held up by a file system
 	t.running.Go(func() {
@@ -122,6 +129,15 @@ func (t *tap) process(p source.Process) {
 		t.processes.Exit(p.TGID, p.Start, p.Time)
 		t.watcher.Exit(p.TGID, p.Start)
 	}
+}
+
+// fileNames says what people call the probed files.
+func (t *tap) fileNames() map[target.Identity]string {
+	names := map[target.Identity]string{}
+	for _, s := range t.probes.List() {
+		names[s.ID] = clean(s.Path)
+	}
+	return names
 }
 
 // owner fills in what is known of the process at one end.

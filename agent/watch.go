@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spile/spile/agent/chunk"
+	"github.com/spile/spile/agent/govern"
 	"github.com/spile/spile/agent/ship"
 	"github.com/spile/spile/agent/target"
 	v1 "github.com/spile/spile/proto/spile/v1"
@@ -149,10 +150,12 @@ func (a *agent) capture(ctx context.Context, spec target.Spec) error {
 	a.log.Info("watching", "socket", t.objects.Rungs()["socket"], "uprobe", t.objects.Rungs()["uprobe"], "targets", a.targets.String(), "libraries", len(t.probes.List()))
 	var mapping string // why the kernel does not tell of mappings, as it was last said
 	var clock, counted time.Duration
+	arrived := arrivals{by: map[uint64]*govern.Share{}}
 	take := func(c *chunk.Chunk) {
 		if c.Flags.Has(chunk.Unbound) && c.Kind == chunk.Data {
 			t.unbound(c.Owner, c.Time)
 		}
+		arrived.add(c)
 		line.chunk(c)
 	}
 	err = t.ring.Run(ctx, take, t.process, func(now time.Duration) {
@@ -166,6 +169,7 @@ func (a *agent) capture(ctx context.Context, spec target.Spec) error {
 				mapping = why
 				a.log.Warn("libraries that are mapped later are found by looking again and again", "reason", why)
 			}
+			arrived.hand(t.governor)
 			counts := lineCounts(t, line)
 			a.line.Store(&counts)
 		}
