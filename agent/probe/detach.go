@@ -83,9 +83,9 @@ func (r *Registry) Close(ctx context.Context) error {
 		signal.Stop(r.breaks)
 		close(r.stop)
 	}
-	n := len(r.files)
+	n, room := len(r.files), make(chan struct{}, maxClosing)
 	for k, e := range r.files {
-		r.detach(e, r.slotsOut, nil)
+		r.detach(e, room, nil)
 		r.remove(k)
 	}
 	r.mu.Unlock()

@@ -91,6 +91,7 @@ func newCounting(t testing.TB, multi bool) *counting {
 			add(f.Exit)
 		}
 	}
+	add(checkProgram)
 	return c
 }
 

@@ -10,9 +10,13 @@ import (
 	"github.com/spile/spile/agent/target"
 )
 
-// maxDetaching is how many files are let go of at once. With uprobe_multi 50 links take 2.2 s one after another
-// and 88 ms together.
-const maxDetaching = 64
+// maxDetaching is how many links are let go of at once, each in a thread that waits for the kernel. With uprobe_multi 50 of
+// them take 2.2 s one after another and 88 ms together. At the end of the agent it is more: 6,500 links in 500 files take
+// 6.5 s by 64, 2.3 s by 256, 1.5 s by 1,024.
+const (
+	maxDetaching = 64
+	maxClosing   = 256
+)
 
 // Registry attaches and detaches. All methods are safe for concurrent use.
 type Registry struct {

@@ -1,0 +1,138 @@
+package probe
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spile/spile/agent/target"
+)
+
+// undecidedSlot is the slot that counts the checks of the inner place of a function.
+func undecidedSlot(t *testing.T, r *Registry, f target.File, symbol string) uint32 {
+	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	groups := r.files[key{f.ID, f.Only}].at.undecided()
+	for _, s := range f.Sites {
+		if s.Symbol == symbol && s.Inner != nil {
+			return groups[*s.Inner]
+		}
+	}
+	return 0
+}
+
+func line(s State, symbol string) string {
+	for _, l := range s.Sites {
+		if strings.HasPrefix(l, symbol+":") {
+			return l
+		}
+	}
+	return ""
+}
+
+// TestEachPlaceIsDecidedOnItsOwn has reads that agree and writes that do not.
+func TestEachPlaceIsDecidedOnItsOwn(t *testing.T) {
+	for _, multi := range []bool{true, false} {
+		programs, k, dir := newCounting(t, multi), &kernel{}, t.TempDir()
+		path := library(t, t.TempDir())
+		c, f := newCaller(t, path), described(t, path)
+		if groupsOf(f) != 2 {
+			t.Skipf("this libssl has no cheaper places: %v", f.Explain())
+		}
+		times := DefaultTimes()
+		times.Canary, times.Exits, times.Sweep = 0, 200*time.Millisecond, 10*time.Millisecond
+		r := registryOf(t, Config{Programs: programs, Counters: k, DataDir: dir, Times: times})
+		closeAtEnd(t, r)
+		r.Use(c.process(), f)
+		read, write := undecidedSlot(t, r, f, "SSL_read"), undecidedSlot(t, r, f, "SSL_write")
+		if read == 0 || write == 0 || read == write || undecidedSlot(t, r, f, "SSL_read_ex") != read {
+			t.Fatalf("multi=%v: slots %d and %d", multi, read, write)
+		}
+		k.check(read, 0, 3) // before the first look: calls that were inside already
+		at := r.files[key{f.ID, 0}].at
+		eventually(t, "the first look", func() bool {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return len(at.checks) == 2
+		})
+		k.check(read, enoughChecks-1, 0)
+		time.Sleep(50 * time.Millisecond)
+		if s := one(t, r); !strings.Contains(line(s, "SSL_read"), "; inner: ") {
+			t.Fatalf("multi=%v: decided too soon: %q", multi, s.Sites)
+		}
+		k.check(read, 1, 0)
+		k.check(write, 100, 1)
+		eventually(t, "both", func() bool {
+			s := one(t, r)
+			return strings.HasPrefix(line(s, "SSL_read"), "SSL_read: call target of") && strings.Contains(line(s, "SSL_write"), "is not used: other calls were seen there")
+		})
+		if s := one(t, r); !strings.HasPrefix(line(s, "SSL_read_ex"), "SSL_read_ex: call target of") || !strings.Contains(line(s, "SSL_write_ex"), "is not used") {
+			t.Errorf("multi=%v: %q", multi, s.Sites)
+		}
+		// The return probes of the entries that went are there for a while, for calls that are inside.
+		eventually(t, "the old return probes to go", func() bool {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			for _, p := range at.parts {
+				if !p.until.IsZero() || p.role == check {
+					return false
+				}
+			}
+			return true
+		})
+		r.detaching.Wait()
+		got := map[string]int{}
+		for _, p := range at.parts {
+			got[fmt.Sprint(p.program, " ", p.role)] += len(p.links)
+		}
+		for what, want := range map[string]int{
+			"ssl_read_ex_enter 1": 1, "ssl_read_ex_exit 1": 1, "ssl_write_enter 0": 1, "ssl_write_ex_enter 0": 1, "ssl_free_enter 0": 1,
+			"ssl_read_enter 0": 0, "ssl_read_exit 0": 0, "ssl_read_ex_enter 0": 0, "ssl_check 2": 0, "ssl_write_ex_enter 1": 0,
+		} {
+			if got[what] != want {
+				t.Errorf("multi=%v: %d links of %s, want %d: %v", multi, got[what], what, want, got)
+			}
+		}
+		// What was learned is used at once, also for another copy.
+		other := library(t, t.TempDir())
+		g := described(t, other)
+		d := newCaller(t, other)
+		r.Use(d.process(), g)
+		if n := undecidedSlot(t, r, g, "SSL_read"); n != 0 {
+			t.Errorf("multi=%v: asked again", multi)
+		}
+		for _, p := range r.files[key{g.ID, 0}].at.parts {
+			if p.program == "ssl_read_enter" {
+				t.Errorf("multi=%v: the copy is probed at %q", multi, p.symbols)
+			}
+		}
+		d.call(t, 2)
+	}
+}
+
+// TestAPlaceThatTheKernelRefuses falls back to what is known to be good.
+func TestAPlaceThatTheKernelRefuses(t *testing.T) {
+	programs, k := newCounting(t, true), &kernel{}
+	path := library(t, t.TempDir())
+	c, f := newCaller(t, path), described(t, path)
+	bad := target.Place{Name: "beyond", Offset: 1 << 40, Class: target.Emulated, Enter: "ssl_read_ex_enter", Exit: "ssl_read_ex_exit"}
+	for i := range f.Sites {
+		f.Sites[i].Inner = nil
+		if strings.HasPrefix(f.Sites[i].Symbol, "SSL_read") {
+			f.Sites[i].Inner = &bad
+		}
+	}
+	r := registryOf(t, Config{Programs: programs, Counters: k, Times: DefaultTimes()})
+	closeAtEnd(t, r)
+	r.learned.decide(buildOf(f), &bad, agreed)
+	r.learned.harmless(buildOf(f))
+	if !r.Use(c.process(), f) {
+		t.Fatalf("%+v", r.List())
+	}
+	c.call(t, 3)
+	if n := programs.hits(t, freed); n != 3 {
+		t.Errorf("%d hits of 3 calls", n)
+	}
+}
