@@ -77,12 +77,19 @@ func isJSON(typ string, body []byte) bool {
 	return len(b) > 1 && (b[0] == '{' && (b[1] == '"' || b[1] == '}' || b[1] == '\n' || b[1] == ' ' || b[1] == '\r') || b[0] == '[' && (b[1] == '{' || b[1] == '\n'))
 }
 
-// describeJSON fills the tree from a JSON text.
+// describeJSON fills the tree from a JSON text. Past what may be spent on it, only records are counted.
 func (d *Describer) describeJSON(c *v1.Content, body []byte, cover *coverage) {
 	d.tree.reset("body")
 	w := walk{d: d, records: -1}
+	granted := d.effort.grant(d.now, len(body))
 	d.scan.reset(body)
 	for {
+		if d.scan.pos > granted {
+			w.skim(&d.scan)
+			cover.truncated = true
+			c.Records = w.count
+			return
+		}
 		t, raw := d.scan.next()
 		switch t {
 		case tokEnd:

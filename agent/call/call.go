@@ -7,7 +7,8 @@
 //	               ──▶ body   field paths, types, classes, shape        ┘
 //
 // Everything is bounded: names in one place, fields of a body, depth, bytes of a path. What does not fit folds to "*" or
-// "{more}" and is still counted; a body that ends early is described as far as it goes and the call says "truncated".
+// "{more}" and is still counted; a body that ends early is described as far as it goes and the call says "truncated". So it
+// says of a long body that came when many others did, of which only the beginning is described and the records counted.
 //
 // A Describer keeps its scratch memory between calls. It is used by one goroutine and holds no value of a call after
 // Describe returns, except in scratch memory that the next call overwrites.
@@ -61,6 +62,8 @@ type Describer struct {
 	buf    []byte // a decoded value
 	plain  []byte // what is being hashed
 	unzip  inflater
+	effort effort
+	now    time.Duration // of the call at hand, since boot
 }
 
 // New returns a Describer. Without a key of at least 16 bytes its calls carry no hashes: a hash that anybody can
@@ -81,6 +84,7 @@ func (d *Describer) Describe(ctx Context, x *parse.Exchange) *v1.Call {
 		return nil
 	}
 	req, res := x.Request, x.Response
+	d.now = req.Start
 	target := splitTarget(req.Target)
 	c := &v1.Call{
 		Id:          callID(ctx, x),
