@@ -107,6 +107,7 @@ func TestEveryHook(t *testing.T) {
 		tp := start(t, options)
 		tlsExchange(t, tp)
 		plainExchange(t, tp)
+		blockedReceivers(t, tp)
 		if got := tp.Rungs()["socket"]; got != options.SocketRung && options.SocketRung != "" {
 			t.Errorf("the socket hook is %s, want %s", got, options.SocketRung)
 		}

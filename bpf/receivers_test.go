@@ -65,30 +65,35 @@ func TestBlockedReceivers(t *testing.T) {
 	eachRung(t, func(t *testing.T, rung string) {
 		tp := &tap{Objects: load(t, Options{SocketRung: rung}), t: t, stopped: make(chan struct{})}
 		tp.read()
-		var asked sync.WaitGroup
-		asked.Add(receivers)
-		server, _ := serve(t, false, func(w http.ResponseWriter, r *http.Request) {
-			asked.Done()
-			asked.Wait()
-			_, _ = io.WriteString(w, "answer "+r.URL.Path[1:]+".")
-		})
-		c := exec.Command("/proc/self/exe", "-test.run=^TestReceivers$", "-test.count=1")
-		c.Env = append(os.Environ(), fmt.Sprintf("%s=%d", receiversPort, server.Listener.Addr().(*net.TCPAddr).Port))
-		c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		if out, err := c.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %s", err, out)
-		}
-		seen := 0
-		for _, s := range of(talks(t, tp.settle()), "exe", layerSocket) {
-			if strings.Contains(string(s.side[ingress].data), "answer ") && s.side[ingress].heads == 1 {
-				seen++
-			}
-		}
-		if seen != receivers || tp.count("returns") != 0 {
-			t.Errorf("%d answers seen, want %d; lost %v", seen, receivers, tp.lost())
-		}
-		if n := entries(t, tp.maps["pendings"]); n != 0 {
-			t.Errorf("%d calls are still thought to be under way", n)
-		}
+		blockedReceivers(t, tp)
 	})
+}
+
+func blockedReceivers(t *testing.T, tp *tap) {
+	t.Helper()
+	var asked sync.WaitGroup
+	asked.Add(receivers)
+	server, _ := serve(t, false, func(w http.ResponseWriter, r *http.Request) {
+		asked.Done()
+		asked.Wait()
+		_, _ = io.WriteString(w, "answer "+r.URL.Path[1:]+".")
+	})
+	c := exec.Command("/proc/self/exe", "-test.run=^TestReceivers$", "-test.count=1")
+	c.Env = append(os.Environ(), fmt.Sprintf("%s=%d", receiversPort, server.Listener.Addr().(*net.TCPAddr).Port))
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	seen := 0
+	for _, s := range of(talks(t, tp.settle()), "exe", layerSocket) {
+		if strings.Contains(string(s.side[ingress].data), "answer ") && s.side[ingress].heads == 1 {
+			seen++
+		}
+	}
+	if seen != receivers || tp.count("returns") != 0 {
+		t.Errorf("%d answers seen, want %d; lost %v", seen, receivers, tp.lost())
+	}
+	if n := entries(t, tp.maps["pendings"]); n != 0 {
+		t.Errorf("%d calls are still thought to be under way", n)
+	}
 }
