@@ -145,9 +145,13 @@ func (a *agent) capture(ctx context.Context, spec target.Spec) error {
 		key: key, node: a.node, boot: bootID(), wall: bootToUnix(),
 		owner: t.owner, mute: t.mute, emit: a.shipper.Add, coverage: t.account.table,
 	})
-	a.tap.Store(t)
-	a.shipper.Report()
-	a.log.Info("watching", "socket", t.objects.Rungs()["socket"], "uprobe", t.objects.Rungs()["uprobe"], "targets", a.targets.String(), "libraries", len(t.probes.List()))
+	// Whoever waits until this agent is watching means all processes, not those in which a new build is tried first.
+	t.running.Go(func() {
+		t.probes.Settled(ctx)
+		a.tap.Store(t)
+		a.shipper.Report()
+		a.log.Info("watching", "socket", t.objects.Rungs()["socket"], "uprobe", t.objects.Rungs()["uprobe"], "targets", a.targets.String(), "libraries", len(t.probes.List()))
+	})
 	var mapping string // why the kernel does not tell of mappings, as it was last said
 	var clock, counted time.Duration
 	arrived := arrivals{by: map[uint64]*govern.Share{}}

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -204,5 +205,26 @@ func TestLearnedIsKept(t *testing.T) {
 	}
 	if len(l.builds) != maxLearned || l.survived(build{file: target.Identity{Ino: 4}}) || !l.survived(build{file: target.Identity{Ino: 5}}) {
 		t.Errorf("%d builds", len(l.builds))
+	}
+}
+
+func TestSettled(t *testing.T) {
+	programs := newCounting(t, true)
+	path := library(t, t.TempDir())
+	c, f := newCaller(t, path), described(t, path)
+	r := careful(t, programs, nil, "", 300*time.Millisecond)
+	r.Settled(t.Context())
+	r.Use(c.process(), f)
+	r.Settled(t.Context())
+	if phase(t, r) != Attached {
+		t.Errorf("%+v", r.List())
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	slow := careful(t, programs, nil, "", time.Hour)
+	slow.Use(c.process(), f)
+	slow.Settled(gone)
+	if phase(t, slow) != Canary {
+		t.Errorf("%+v", slow.List())
 	}
 }

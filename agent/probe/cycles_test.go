@@ -65,35 +65,30 @@ func TestCycles(t *testing.T) {
 		path := library(t, filepath.Join(t.TempDir(), fmt.Sprint(i)))
 		callers[i], libraries[i] = newCaller(t, path), described(t, path)
 	}
-	round := func(n int) {
-		var all sync.WaitGroup
-		for i := range files {
-			all.Go(func() {
-				p, f := callers[i].process(), libraries[i]
-				for range n / files {
-					if !r.Use(p, f) {
-						t.Errorf("not attached: %+v", r.List())
-						return
+	rounds := func(n int) {
+		for range n / files {
+			var all sync.WaitGroup
+			for i, c := range callers {
+				all.Go(func() {
+					if !r.Use(c.process(), libraries[i]) {
+						known, attached, why := r.State(libraries[i].ID)
+						t.Errorf("%s: %t, %t, %s", libraries[i].Path, known, attached, why)
 					}
-					r.Drop(p, f.ID)
-					for k := (key{f.ID, 0}); ; time.Sleep(time.Millisecond) {
-						r.mu.Lock()
-						_, there := r.files[k]
-						r.mu.Unlock()
-						if !there {
-							break
-						}
-					}
-				}
-			})
+					r.Drop(c.process(), libraries[i].ID)
+				})
+			}
+			all.Wait()
+			eventually(t, "everything is let go of", func() bool { return len(r.List()) == 0 })
+			r.detaching.Wait() // a descriptor is there until its link is out
+			if t.Failed() {
+				return
+			}
 		}
-		all.Wait()
-		r.detaching.Wait()
 	}
-	round(max(cycles/10, 400)) // until it has as many threads as it will ever need
+	rounds(max(cycles/10, 400)) // until it has as many threads as it will ever need
 	before, open := residentBytes(t), descriptors(t)
 	began := time.Now()
-	round(cycles)
+	rounds(cycles)
 	after := residentBytes(t)
 	t.Logf("%d cycles in %v; %d KiB before, %d KiB after", cycles, time.Since(began).Round(time.Millisecond), before>>10, after>>10)
 	if after > before+before*percent/100 {

@@ -2,7 +2,9 @@ package probe
 
 import (
 	"cmp"
+	"context"
 	"slices"
+	"time"
 
 	"github.com/spile/spile/agent/target"
 )
@@ -73,4 +75,31 @@ func (r *Registry) Stands(id target.Identity, only uint32) (attached, again bool
 	attached = e.lasts() || e.state.Phase == Canary
 	waits := e.state.Phase == Failed && (e.written || e.renew) || e.state.Phase == Suspended
 	return attached, waits && r.now().Sub(e.tried) >= e.wait
+}
+
+// Settled returns when every file that is known now is attached wherever it belongs, or not at all: a new build is probed
+// in one process first. It waits no longer than a canary may take.
+func (r *Registry) Settled(ctx context.Context) {
+	r.mu.Lock()
+	var open []*entry
+	for _, e := range r.files {
+		open = append(open, e)
+	}
+	r.mu.Unlock()
+	const look = 10 * time.Millisecond
+	for end := time.Now().Add(2*r.times.Canary + time.Second); len(open) > 0 && time.Now().Before(end); {
+		r.mu.Lock()
+		open = slices.DeleteFunc(open, func(e *entry) bool {
+			return e.state.Phase != Canary && e.state.Phase != Attaching || r.files[e.key()] != e
+		})
+		r.mu.Unlock()
+		if len(open) == 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(look):
+		}
+	}
 }
