@@ -27,6 +27,12 @@ const (
 	suspension = guard.Trial + time.Minute
 	// clockTick is USER_HZ, in which procfs counts, and with it target.Process.
 	clockTick = 10 * time.Millisecond
+	// quiet is how long a suspicion is not told again: a program may crash a hundred times a second.
+	quiet = time.Minute
+	// settling: of many workers that crash together the later ones do so before the probes are out, or just after.
+	settling = time.Second
+	// maxDenied bounds what is remembered of that.
+	maxDenied = 1024
 )
 
 // attached says what is probed: *probe.Registry.
@@ -52,7 +58,11 @@ type crashes struct {
 	log        *slog.Logger
 	queue      chan crash
 	unjudged   atomic.Uint64
-	trials     map[guard.Build][]target.Identity // what was suspended for whom; the goroutine's
+	// The goroutine's own:
+	trials map[guard.Build][]target.Identity // what was suspended for whom
+	denied map[target.Identity]time.Duration // since boot: when its probes were out
+	told   time.Duration                     // since boot: when a suspicion was told
+	now    func() time.Duration              // since boot
 
 	mu    sync.Mutex
 	judge *guard.Guard
@@ -68,7 +78,7 @@ type crash struct {
 func newCrashes(a attached, q quarantine, log *slog.Logger) *crashes {
 	return &crashes{
 		attached: a, quarantine: q, log: log, queue: make(chan crash, maxCrashes), trials: map[guard.Build][]target.Identity{},
-		judge: guard.New(gate.ProbeSyscalls()...),
+		denied: map[target.Identity]time.Duration{}, now: bootClock, judge: guard.New(gate.ProbeSyscalls()...),
 	}
 }
 
@@ -96,7 +106,7 @@ func (c *crashes) run(ctx context.Context) {
 		case one := <-c.queue:
 			c.act(one, c.verdict(one))
 		case <-tick.C:
-			c.convict(bootClock())
+			c.convict(c.now())
 		}
 	}
 }
@@ -130,13 +140,21 @@ func (c *crashes) act(one crash, v guard.Verdict) {
 	build, who := buildOf(one.Process), []any{"process", clean(one.Comm), "pid", one.TGID, "reason", v.Why}
 	switch v.Outcome {
 	case guard.Suspected:
-		c.log.Info("a program crashed inside a probed call; it is watched", who...)
+		if c.told == 0 || one.Time-c.told >= quiet {
+			c.told = one.Time
+			c.log.Info("a program crashed inside a probed call; it is watched", who...)
+		}
 	case guard.Blamed:
 		files := one.culprits()
 		if suspended, tried := c.trials[build]; tried && len(files) == 0 {
 			files = suspended
 		}
 		delete(c.trials, build)
+		if len(files) > 0 {
+			if files = c.undenied(files, one.Time); len(files) == 0 {
+				return
+			}
+		}
 		c.log.Warn("a program crashed because it was probed: the probes are taken out for good", append(who, "files", len(files),
 			"remedy", "nothing needs to be done; spile status lists the denied builds, spile-agent allow lets probes in again")...)
 		for _, id := range files {
@@ -159,6 +177,16 @@ func (c *crashes) act(one crash, v guard.Verdict) {
 	}
 }
 
+// undenied leaves out the files that the probes had left, or were leaving, when the crash came: nothing new is said of them.
+func (c *crashes) undenied(files []target.Identity, crashed time.Duration) (left []target.Identity) {
+	for _, id := range files {
+		if out, ok := c.denied[id]; !ok || crashed-out >= settling {
+			left = append(left, id)
+		}
+	}
+	return left
+}
+
 // convict denies what was on trial and did not crash without probes.
 func (c *crashes) convict(now time.Duration) {
 	c.mu.Lock()
@@ -176,6 +204,10 @@ func (c *crashes) deny(id target.Identity, why, evidence string) {
 	if err := c.quarantine.Deny(id, why, evidence); err != nil {
 		c.log.Error("the probes are out, but come back when the agent restarts", "reason", err)
 	}
+	if len(c.denied) >= maxDenied {
+		clear(c.denied)
+	}
+	c.denied[id] = c.now()
 }
 
 // evidence is what the kernel saw, for whoever looks into it.

@@ -86,7 +86,9 @@ func died(at int, k bpf.Crash) source.Process {
 
 func testCrashes(r *registry) (*crashes, *bytes.Buffer) {
 	var log bytes.Buffer
-	return newCrashes(r, r, slog.New(slog.NewTextHandler(&log, nil))), &log
+	g := newCrashes(r, r, slog.New(slog.NewTextHandler(&log, nil)))
+	g.now = func() time.Duration { return 100 * time.Second }
+	return g, &log
 }
 
 // judge plays crashes without the goroutine.
@@ -169,6 +171,17 @@ func TestTrialOfAProgram(t *testing.T) {
 	})
 }
 
+// Who was allowed again and crashes again is denied again.
+func TestDeniedAgain(t *testing.T) {
+	r := &registry{}
+	g, _ := testCrashes(r)
+	trap := bpf.Crash{Signal: 5, Code: 128, InCall: true, Slot: 7}
+	g.play(died(100, trap), died(100, trap), died(102, trap))
+	if did := r.done(); len(did) != 2 {
+		t.Errorf("did %q", did)
+	}
+}
+
 // A denial that cannot be kept is in force, and that it will be forgotten is told.
 func TestDenialThatIsNotKept(t *testing.T) {
 	r := &registry{err: errors.New("keep it: no space left on device")}
@@ -182,9 +195,9 @@ func TestDenialThatIsNotKept(t *testing.T) {
 // The ring's goroutine does not wait for the judge; what it could not judge is counted.
 func TestCrashesNeverWait(t *testing.T) {
 	r := &registry{}
-	g, _ := testCrashes(r)
-	for i := range maxCrashes + 10 {
-		g.hear(died(i, bpf.Crash{Signal: 5, Code: 128, InCall: true, Slot: 7}))
+	g, log := testCrashes(r)
+	for range maxCrashes + 10 {
+		g.hear(died(100, bpf.Crash{Signal: 5, Code: 128, InCall: true, Slot: 7}))
 	}
 	if g.unjudged.Load() != 10 {
 		t.Errorf("%d unjudged", g.unjudged.Load())
@@ -192,12 +205,16 @@ func TestCrashesNeverWait(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { g.run(ctx); close(ended) }()
-	for deadline := time.Now().Add(5 * time.Second); len(r.done()) < maxCrashes && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(5 * time.Second); len(g.queue) > 0 && time.Now().Before(deadline); {
 		time.Sleep(time.Millisecond)
 	}
 	cancel()
 	<-ended
-	if n := len(r.done()); n != maxCrashes {
-		t.Errorf("%d judged", n)
+	// They crashed together: that is denied and told once.
+	if n := len(r.done()); n != 1 || strings.Count(log.String(), "level=WARN") != 1 {
+		t.Errorf("denied %d times; log:\n%s", n, log)
+	}
+	if n := g.counts()[0]; n.GetName() != "crashes_blamed" || n.GetValue() != maxCrashes {
+		t.Errorf("%v", n)
 	}
 }
