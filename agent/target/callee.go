@@ -25,7 +25,7 @@ type way struct {
 type course struct {
 	im    *image
 	f     function
-	hands func(*registers) bool // whether a call with these registers hands the arguments on
+	hands func(*registers) bool // whether a call with these registers hands the arguments on; nil = any path will do
 	known map[uint64]x86asm.Inst
 	left  int // steps
 	paths []way
@@ -55,7 +55,6 @@ func (im *image) callee(f function, hands func(*registers) bool) (uint64, error)
 // callees are all functions that f calls or jumps to directly.
 func (im *image) callees(f function) ([]uint64, error) {
 	c := im.course(f)
-	c.hands = nil
 	err := c.follow()
 	return c.calls, err
 }

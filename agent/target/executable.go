@@ -151,6 +151,11 @@ func (im *image) carriesGo(lib Library) (Carried, bool, error) {
 		site := Site{Symbol: f.Symbol, Offset: place.enter, Class: at.Class, Code: at.Name, Enter: f.Enter, Exit: f.Exit}
 		if f.Exit != "" {
 			site.Returns = place.returns
+			ret, err := im.placeAt(place.returns[0])
+			if err != nil {
+				return c, false, err
+			}
+			site.ReturnClass = ret.Class
 		}
 		c.Sites = append(c.Sites, site)
 	}

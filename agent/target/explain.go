@@ -14,6 +14,9 @@ func (f File) Explain() []string {
 // Explain is the line of one site.
 func (s Site) Explain() string {
 	line := fmt.Sprintf("%s: %s, %s", s.Symbol, s.Code, s.Class)
+	if n := len(s.Returns); n > 0 {
+		line += fmt.Sprintf("; %d returns: ret, %s", n, s.ReturnClass)
+	}
 	switch {
 	case s.Inner != nil:
 		line += fmt.Sprintf("; inner: %s, +%#x, %s", s.Inner.Name, s.Inner.Offset, s.Inner.Class)

@@ -169,6 +169,8 @@ type Site struct {
 	// Returns are the offsets of its return instructions. Where there are some, Exit goes there like an entry: a return
 	// probe replaces the return address on the stack, and Go's runtime, which moves stacks, does not survive that.
 	Returns []uint64
+	// ReturnClass is the Class of these instructions.
+	ReturnClass Class
 }
 
 // sites pairs the functions of the library with where they are in a file. missing names a required one that is absent.
