@@ -135,9 +135,13 @@ type watched struct {
 // watch starts the product with what an agent before it has learned of the probed files; empty = nothing.
 func (b *bench) watch(stage, learned string) *watched {
 	b.t.Helper()
+	settings := map[string]string{"SPILE_CPU_BUDGET": "0", "SPILE_PROBE_BUDGET": "0"} // no governor but the bench
 	if len(b.stages) > 0 {
-		must(b.t, os.Setenv("SPILE_GOVERNOR_STAGE", stage))
-		defer os.Unsetenv("SPILE_GOVERNOR_STAGE")
+		settings["SPILE_GOVERNOR_STAGE"] = stage
+	}
+	for name, value := range settings {
+		must(b.t, os.Setenv(name, value))
+		defer os.Unsetenv(name)
 	}
 	data := b.t.TempDir()
 	if learned != "" {

@@ -118,8 +118,8 @@ func (b *bench) measure(s benchServer, wanted func(arm) bool) {
 	pid := s.start(t, b.dir)
 	defer t.stop()
 	eventually(b.t, 10*time.Second, s.name+" listens", func() bool { return dials(address(benchPort)) })
-	b.warm(benchPort, s, 2000)
 	if b.teaches {
+		b.warm(benchPort, s, 20_000) // node compiles what is called often
 		b.teach(s)
 	}
 	for round := range b.rounds {
