@@ -103,9 +103,13 @@ func (p *planned) put(at placement, symbol string, class target.Class, offsets .
 	}
 }
 
-// places is the part of a plan that puts the probes of one inner place.
+// places is the part of a plan that puts the probes of one inner place inside of those that are there. Entries first: a
+// call that begins between the two links then ends at the outer return, while an inner return without its entry would
+// look like a loss.
 func places(plan []placement, group target.Place) []placement {
-	return slices.DeleteFunc(slices.Clone(plan), func(p placement) bool { return p.role != inner || p.group != group })
+	list := slices.DeleteFunc(slices.Clone(plan), func(p placement) bool { return p.role != inner || p.group != group })
+	slices.Reverse(list)
+	return list
 }
 
 // explain says where the probes lie, a line for each site.
