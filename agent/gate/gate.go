@@ -114,8 +114,8 @@ func isProbeDeath(s syscall.Signal) bool {
 }
 
 const (
-	loops = 9   // of which the median counts
-	hits  = 100 // in each
+	loops = 25 // of which the median counts
+	hits  = 40 // in each
 )
 
 // measure puts probes into the child and has it run into them.
