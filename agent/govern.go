@@ -123,6 +123,7 @@ func (g *governor) turn(now time.Duration) {
 	if g.last == 0 || elapsed <= 0 {
 		g.last, g.used = now, used
 		g.price(now)
+		g.judge.Step(govern.Sample{Now: now})
 		return
 	}
 	s := govern.Sample{Now: now, Agent: float64(used-g.used) / float64(elapsed)}
@@ -227,11 +228,14 @@ func (g *governor) tell(d govern.Decision) {
 	if d.OneIn > 1 {
 		facts = append(facts, "connections", fmt.Sprintf("1 in %d", d.OneIn))
 	}
-	if d.Stage == govern.Full {
+	switch before := g.now; { // nobody else writes it
+	case d.Stage == govern.Full:
 		g.log.Info("everything is taken in again", facts...)
-		return
+	case d.Stage < before.Stage || d.Stage == before.Stage && d.OneIn < before.OneIn:
+		g.log.Info("more is taken in again", append(facts, "reason", d.Reason)...)
+	default:
+		g.log.Warn("less is taken in", append(facts, "reason", d.Reason)...)
 	}
-	g.log.Warn("less is taken in", append(facts, "reason", d.Reason)...)
 }
 
 // failed tells of an error once, and of its end not at all.

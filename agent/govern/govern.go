@@ -71,7 +71,7 @@ type Decision struct {
 	Cgroup            uint64        // the one that is degraded; 0 = all
 	Since             time.Duration // since boot: when the stage was reached; 0 = it never changed
 	Reason            string        // why it is not full, for a person
-	Agent             float64       // cores, over the last ten seconds
+	Agent             float64       // cores, over the last ten seconds, or since the last change
 	Probes            float64
 	Changed           bool
 	Suspend           []Suspension // files to detach now
@@ -139,6 +139,7 @@ func (g *Governor) Step(s Sample) Decision {
 	var d Decision
 	before, cgroup, level, gone := g.stage(), g.cgroup, g.level, len(g.detached)
 	agent, probes := g.agent.see(s.Now, elapsed, s.Agent), g.probes.see(s.Now, elapsed, total)
+	d.Agent, d.Probes = g.agent.mean(), g.probes.mean()
 	g.libraries(s.Now, &d)
 	switch {
 	case probes == over && g.detach(s.Now, &d):
@@ -166,7 +167,6 @@ func (g *Governor) stage() Stage {
 
 func (g *Governor) decision(d Decision) Decision {
 	d.Stage, d.Since, d.OneIn, d.Cgroup = g.stage(), g.since, 1, g.cgroup
-	d.Agent, d.Probes = g.agent.mean(), g.probes.mean()
 	d.bodies, d.responses = g.level >= int(NoBodies), g.level >= int(NoResponses)
 	if g.level >= firstSampled {
 		d.OneIn = 2 << (g.level - firstSampled)
