@@ -22,7 +22,7 @@ import (
 
 // talker is a Python program with both ends of TLS connections. Each asks and answers as often as it is told to.
 const talker = `
-import socket, ssl, sys, threading
+import socket, ssl, sys, threading, time
 server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 server.load_cert_chain("crt", "key")
 client = ssl._create_unverified_context()
@@ -54,6 +54,7 @@ def ask(n):
         answer = until(c, b"z\n")
         assert b"/%d/%d zz" % (n, i) in answer, answer[:100]
         i += 1
+        time.sleep(0.0005)
     asked.append(i)
     c.close()
 print(listener.getsockname()[1], flush=True)
@@ -165,7 +166,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	var err error
-	if w.objects, err = bpf.Load(bpf.Options{Select: bpf.Selector{Include: bpf.Rules{NetNS: []uint32{uint32(self.Ino)}}}}); err != nil {
+	if w.objects, err = bpf.Load(bpf.Options{Select: bpf.Selector{Include: bpf.Rules{NetNS: []uint32{uint32(self.Ino)}}}, RingBytes: 64 << 20}); err != nil {
 		t.Fatal(err)
 	}
 	reader, err := w.objects.Reader()
