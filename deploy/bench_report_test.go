@@ -97,7 +97,9 @@ func (b *bench) table(to io.Writer) {
 		}
 		fmt.Fprintf(to, "\nagent under load, the most of %d runs: %s\n", len(b.resident), most)
 	}
-	fmt.Fprintf(to, "agent at %d open connections, after %d calls in each (%.2f%% of them seen): %s\n\n", crowdSize, crowdCalls, 100*b.crowdSeen, b.crowd)
+	if b.crowd.resident > 0 {
+		fmt.Fprintf(to, "agent at %d open connections, after %d calls in each (%.2f%% of them seen): %s\n\n", crowdSize, crowdCalls, 100*b.crowdSeen, b.crowd)
+	}
 }
 
 func (b *bench) conditions() string {
