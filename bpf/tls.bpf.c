@@ -68,6 +68,13 @@ int BPF_KPROBE(ssl_write_ex_enter, __u64 ssl, __u64 buf, __u64 num, __u64 done)
 	return begin(ctx, CALL_WRITE, ssl, buf, done);
 }
 
+/* OpenSSL 3.3: SSL_write_ex2, and the function of its own that SSL_write calls too. */
+SEC("uprobe/ssl_write_ex2")
+int BPF_KPROBE(ssl_write_ex2_enter, __u64 ssl, __u64 buf, __u64 num, __u64 flags, __u64 done)
+{
+	return begin(ctx, CALL_WRITE, ssl, buf, done);
+}
+
 /* SSL_do_handshake, SSL_accept, SSL_connect: no plain bytes, but the socket, and the certainty of a fresh stream. */
 static __always_inline void on_handshake(struct pt_regs *ctx, __u64 ssl)
 {

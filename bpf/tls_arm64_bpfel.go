@@ -49,6 +49,7 @@ const (
 	tlsProgSslReadEnter      = "ssl_read_enter"
 	tlsProgSslReadExEnter    = "ssl_read_ex_enter"
 	tlsProgSslWriteEnter     = "ssl_write_enter"
+	tlsProgSslWriteEx2Enter  = "ssl_write_ex2_enter"
 	tlsProgSslWriteExEnter   = "ssl_write_ex_enter"
 	tlsVarBudgetBytes        = "budget_bytes"
 	tlsVarCaptureBytes       = "capture_bytes"
@@ -112,6 +113,7 @@ type tlsProgramSpecs struct {
 	SslReadEnter      *ebpf.ProgramSpec `ebpf:"ssl_read_enter"`
 	SslReadExEnter    *ebpf.ProgramSpec `ebpf:"ssl_read_ex_enter"`
 	SslWriteEnter     *ebpf.ProgramSpec `ebpf:"ssl_write_enter"`
+	SslWriteEx2Enter  *ebpf.ProgramSpec `ebpf:"ssl_write_ex2_enter"`
 	SslWriteExEnter   *ebpf.ProgramSpec `ebpf:"ssl_write_ex_enter"`
 }
 
@@ -263,6 +265,7 @@ type tlsPrograms struct {
 	SslReadEnter      *ebpf.Program `ebpf:"ssl_read_enter"`
 	SslReadExEnter    *ebpf.Program `ebpf:"ssl_read_ex_enter"`
 	SslWriteEnter     *ebpf.Program `ebpf:"ssl_write_enter"`
+	SslWriteEx2Enter  *ebpf.Program `ebpf:"ssl_write_ex2_enter"`
 	SslWriteExEnter   *ebpf.Program `ebpf:"ssl_write_ex_enter"`
 }
 
@@ -277,6 +280,7 @@ func (p *tlsPrograms) Close() error {
 		p.SslReadEnter,
 		p.SslReadExEnter,
 		p.SslWriteEnter,
+		p.SslWriteEx2Enter,
 		p.SslWriteExEnter,
 	)
 }
