@@ -29,15 +29,19 @@ func gateChild(in io.Reader, out io.Writer) error { return gate.Child(in, out) }
 // tryGates tests the host, and tells what it found.
 func tryGates(ctx context.Context, ignored list, log *slog.Logger) *gates {
 	g := &gates{Report: gate.Test(ctx, gate.ThisHost()), ignored: ignored}
+	var passed []any
 	for _, r := range g.Gates {
 		switch {
 		case r.State == gate.Passed:
-			log.Info("gate passed", "gate", r.Name, "because", r.Detail)
+			passed = append(passed, r.Name, r.Detail)
 		case slices.Contains(ignored, r.Name):
 			log.Warn("gate ignored, as --ignore-gate asks: programs may come to harm", "gate", r.Name, "state", r.State, "reason", r.Detail)
 		default:
 			log.Warn("gate "+string(r.State), "gate", r.Name, "reason", r.Detail, "remedy", r.Remedy)
 		}
+	}
+	if passed != nil {
+		log.Info("gates passed", passed...)
 	}
 	return g
 }

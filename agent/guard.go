@@ -150,10 +150,13 @@ func (c *crashes) act(one crash, v guard.Verdict) {
 			files = suspended
 		}
 		delete(c.trials, build)
-		if len(files) > 0 {
-			if files = c.undenied(files, one.Time); len(files) == 0 {
-				return
-			}
+		if len(files) == 0 {
+			c.log.Warn("a program crashed as if it was probed, but no file of it is", append(who, "remedy",
+				"if that goes on, keep all probes out of it with --deny exe=, and see the gates in spile-agent doctor")...)
+			return
+		}
+		if files = c.undenied(files, one.Time); len(files) == 0 {
+			return
 		}
 		c.log.Warn("a program crashed because it was probed: the probes are taken out for good", append(who, "files", len(files),
 			"remedy", "nothing needs to be done; spile status lists the denied builds, spile-agent allow lets probes in again")...)
@@ -162,7 +165,9 @@ func (c *crashes) act(one crash, v guard.Verdict) {
 		}
 	case guard.Tried:
 		files := one.culprits()
-		c.trials[build] = files
+		if len(c.trials) < maxDenied { // beyond it a file comes back when its suspension is over
+			c.trials[build] = files
+		}
 		c.log.Warn("a program may crash because it is probed: the probes are taken out to see", append(who, "files", len(files),
 			"remedy", fmt.Sprintf("nothing needs to be done; if it crashes on, they are put back, else they stay out after %s", guard.Trial))...)
 		for _, id := range files {

@@ -182,6 +182,18 @@ func TestDeniedAgain(t *testing.T) {
 	}
 }
 
+// A crash that only a probe can explain, of a program that nobody knows to be probed, is told and leads to nothing.
+func TestBlamedWithoutAFile(t *testing.T) {
+	r := &registry{}
+	g, log := testCrashes(r)
+	p := died(100, bpf.Crash{Signal: 11, Code: 1, InUprobeArea: true})
+	p.TGID = 6
+	g.play(p)
+	if did := r.done(); len(did) != 0 || !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), "remedy=") {
+		t.Errorf("did %q, log:\n%s", did, log)
+	}
+}
+
 // A denial that cannot be kept is in force, and that it will be forgotten is told.
 func TestDenialThatIsNotKept(t *testing.T) {
 	r := &registry{err: errors.New("keep it: no space left on device")}

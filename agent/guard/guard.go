@@ -20,13 +20,18 @@
 //	    │ 1 h                                      │ it crashes without probes as well
 //	    └───────────── acquitted ◀─────────────────┘
 //
-// On trial the files are detached and denied, so whatever is true the harm ends with the crash that led to it. An
+// On trial the files are detached, so whatever is true the harm ends with the crash that led to it. An
 // acquitted program is probed again and is not suspected for an hour; what is blamed at once is blamed then too. A
 // program that has crashed without probes within the last hour is not suspected at all.
 //
-// What is not seen: a program that is not run during its trial does not crash either and is convicted; a person can lift
-// that (spile-agent allow). Memory is bounded: of maxBuilds programs that crashed, the one that was quiet longest is
-// forgotten, trials last; Counts says how many.
+// What it costs: a denied file is not decoded in any program. So whoever may run programs on the host can have a library
+// denied by crashing in it on purpose; that is an error in the log and a reason in the coverage of every program that uses
+// it, not silence.
+//
+// What is not seen: a program that --target leaves out shares the probed library, but its calls are not followed: only a
+// crash in the kernel's page for probes, or of a probe's system call, speaks for it. A program that is not run during its
+// trial does not crash either and is convicted; a person can lift that (spile-agent allow). Memory is bounded: of maxBuilds
+// programs that crashed, the one that was quiet longest is forgotten, trials last; Counts says how many.
 package guard
 
 import (
