@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,7 +43,7 @@ func TestCycles(t *testing.T) {
 		t.Skip("needs root")
 	}
 	const files = 20
-	cycles, percent := 400, 10
+	cycles, percent := 200, 15
 	if os.Getenv("TEST_SPILE_SAFETY") == "full" {
 		cycles, percent = 10_000, 5
 	}
@@ -71,8 +72,7 @@ func TestCycles(t *testing.T) {
 			for i, c := range callers {
 				all.Go(func() {
 					if !r.Use(c.process(), libraries[i]) {
-						known, attached, why := r.State(libraries[i].ID)
-						t.Errorf("%s: %t, %t, %s", libraries[i].Path, known, attached, why)
+						t.Errorf("not attached: %s", libraries[i].Path)
 					}
 					r.Drop(c.process(), libraries[i].ID)
 				})
@@ -85,11 +85,21 @@ func TestCycles(t *testing.T) {
 			}
 		}
 	}
-	rounds(max(cycles/10, 400)) // until it has as many threads as it will ever need
-	before, open := residentBytes(t), descriptors(t)
+	// The median of some readings: a stack more or less is a percent.
+	level := func() int {
+		var readings []int
+		for range 5 {
+			rounds(files)
+			readings = append(readings, residentBytes(t))
+		}
+		slices.Sort(readings)
+		return readings[len(readings)/2]
+	}
+	rounds(max(cycles/10, 200)) // until it has as many threads as it will ever need
+	before, open := level(), descriptors(t)
 	began := time.Now()
 	rounds(cycles)
-	after := residentBytes(t)
+	after := level()
 	t.Logf("%d cycles in %v; %d KiB before, %d KiB after", cycles, time.Since(began).Round(time.Millisecond), before>>10, after>>10)
 	if after > before+before*percent/100 {
 		t.Errorf("memory grew from %d to %d KiB, by more than %d %%", before>>10, after>>10, percent)
