@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -49,6 +50,7 @@ type governor struct {
 	sheds  sheds
 	probes suspender
 	ns     func(class target.Class, atExit bool) float64 // what one hit costs
+	loose  func() (uint64, error)                        // hits that belong to no file: of kernels without attach cookies (before 5.15)
 	names  func() map[target.Identity]string             // of files, for people
 	cgroup func(id uint64) string                        // path
 	cpu    func() time.Duration                          // that this process used so far
@@ -60,6 +62,9 @@ type governor struct {
 	priced    time.Duration // when costs were read, since boot
 	nextPrice time.Duration
 	files     []govern.File // as they were last priced
+	hits      uint64        // that belong to no file
+	fixed     float64       // cores that those cost
+	stuck     bool
 	known     map[target.Identity]named
 	keys      map[string]target.Identity
 	out       map[string]suspended // what is suspended
@@ -86,6 +91,7 @@ func newGovernor(b govern.Budget, s sheds, p suspender, log *slog.Logger) *gover
 	return &governor{
 		judge: govern.New(b), budget: b, sheds: s, probes: p, cpu: ownCPU, log: log,
 		ns:     func(target.Class, bool) float64 { return 0 },
+		loose:  func() (uint64, error) { return 0, nil },
 		names:  func() map[target.Identity]string { return nil },
 		cgroup: func(id uint64) string { return fmt.Sprintf("cgroup %d", id) },
 		costs:  map[target.Identity]time.Duration{}, known: map[target.Identity]named{}, keys: map[string]target.Identity{},
@@ -131,7 +137,7 @@ func (g *governor) turn(now time.Duration) {
 	if now >= g.nextPrice {
 		g.price(now)
 	}
-	s.Files = g.files
+	s.Files, s.Fixed = g.files, g.fixed
 	s.Shares = g.shares()
 	d := g.judge.Step(s)
 	g.act(now, d)
@@ -147,12 +153,17 @@ func (g *governor) turn(now time.Duration) {
 func (g *governor) price(now time.Duration) {
 	begun := time.Now()
 	list, err := g.probes.Costs(g.ns)
+	hits, looseErr := g.loose()
 	took := time.Since(begun)
-	if g.failed("read what probes cost", err) {
+	if g.failed("read what probes cost", errors.Join(err, looseErr)) {
 		return
 	}
 	elapsed := now - g.priced
 	first := g.priced == 0
+	if !first && elapsed > 0 {
+		g.fixed = float64(hits-g.hits) * g.ns(target.Unknown, false) / float64(elapsed)
+	}
+	g.hits = hits
 	g.priced, g.nextPrice = now, now+max(governEvery/2, took*governShare)
 	g.files = g.files[:0]
 	costs := make(map[target.Identity]time.Duration, len(list))
@@ -201,7 +212,15 @@ func (g *governor) act(now time.Duration, d govern.Decision) {
 		g.failed("have the kernel show less", g.sheds.SetShed(all, one))
 		g.tell(d)
 	}
+	if stuck := d.Stuck != ""; stuck != g.stuck {
+		if g.stuck = stuck; stuck {
+			g.log.Warn("a budget is exceeded", "reason", d.Stuck)
+		}
+	}
 	for _, x := range d.Suspend {
+		if !d.Changed {
+			g.log.Warn("probes are taken out", "file", g.known[g.keys[x.Key]].name, "reason", x.Reason)
+		}
 		g.out[x.Key] = suspended{x.Reason, now}
 		g.probes.Suspend(g.keys[x.Key], x.Reason, suspendFor)
 	}
@@ -294,6 +313,9 @@ func (g *governor) account(boot time.Duration) *v1.Governor {
 	}
 	if d.Cgroup != 0 {
 		h.Cgroup = g.cgroup(d.Cgroup)
+	}
+	if d.Stuck != "" {
+		h.Reason = d.Stuck
 	}
 	if d.OneIn > 1 {
 		h.Reason += fmt.Sprintf("; one connection in %d is kept", d.OneIn)

@@ -185,6 +185,33 @@ func TestWhatFailsIsToldOnce(t *testing.T) {
 	}
 }
 
+// Before Linux 5.15 nobody knows which file was hit.
+func TestHitsThatBelongToNoFile(t *testing.T) {
+	w := newGoverned(govern.Budget{Agent: 1, Probes: 1})
+	hits := uint64(0)
+	w.ns = func(target.Class, bool) float64 { return 5000 }
+	w.loose = func() (uint64, error) { return hits, nil }
+	for range 20 {
+		hits += 400_000 // 2 cores
+		w.run(1, 0.1, map[uint64]float64{7: 0.1})
+	}
+	h := w.account(0)
+	if h.ProbeCores < 1.99 || h.Stage != "detached" || !w.host.out[7] {
+		t.Errorf("%v, out are %v", h, w.host.out)
+	}
+	if n := strings.Count(w.said.String(), "a budget is exceeded"); n != 1 || !strings.Contains(h.Reason, "no file that could be detached") {
+		t.Errorf("said %d times: %s", n, w.said.String())
+	}
+}
+
+func TestALibraryThatRestsIsTold(t *testing.T) {
+	w := newGoverned(govern.Budget{Library: 0.5})
+	w.run(15, 0.1, map[uint64]float64{7: 0.6})
+	if !w.host.out[7] || w.account(0).Stage != "full" || strings.Count(w.said.String(), "probes are taken out") != 1 {
+		t.Errorf("out are %v, said %s", w.host.out, w.said.String())
+	}
+}
+
 // A stopped agent: nothing is known of the time between, and nothing follows from it.
 func TestTheGovernorAfterAStop(t *testing.T) {
 	w := newGoverned(govern.Budget{Agent: 1, Probes: 1})

@@ -81,6 +81,13 @@ func openTap(ctx context.Context, c config, spec target.Spec, kin []uint32, log 
 	t.cgroups = origin.NewCgroups()
 	t.governor = newGovernor(govern.Budget{Agent: c.cpu, Probes: c.probes, Library: c.library}, t.objects, t.probes, log)
 	t.governor.ns, t.governor.names, t.governor.cgroup = t.gates.hitNs, t.fileNames, t.cgroups.Path
+	t.governor.loose = func() (uint64, error) {
+		hits, err := t.objects.Hits([]uint32{0})
+		if err != nil {
+			return 0, err
+		}
+		return hits[0], nil
+	}
 	cache := target.NewCache(target.DefaultBudget())
 	known := origin.DefaultConfig()
 	known.Proc = procfs

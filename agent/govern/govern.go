@@ -3,6 +3,7 @@ package govern
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -73,6 +74,7 @@ type Decision struct {
 	Reason            string        // why it is not full, for a person
 	Agent             float64       // cores, over the last ten seconds, or since the last change
 	Probes            float64
+	Stuck             string // why a budget is exceeded although nothing is left to leave out; "" = it is not
 	Changed           bool
 	Suspend           []Suspension // files to detach now
 	Resume            []string     // keys of files to attach again now
@@ -145,9 +147,13 @@ func (g *Governor) Step(s Sample) Decision {
 	case probes == over && g.detach(s.Now, &d):
 		g.agent.restart()
 	case agent == over:
-		g.up(s.Now)
+		g.up(s.Now, &d)
 	case agent == calm && g.level > 0:
 		g.down(s.Now)
+	}
+	if probes == over && len(d.Suspend) == 0 {
+		d.Stuck = fmt.Sprintf("probes cost the watched programs %s cores over 10 s, the budget is %s (--probe-budget), and no file that could be detached is known for it",
+			cores(g.probes.mean()), cores(g.budget.Probes))
 	}
 	if probes == calm && len(g.detached) > 0 {
 		g.attach(s.Now, &d)
@@ -183,12 +189,14 @@ func (g *Governor) decision(d Decision) Decision {
 }
 
 // up takes in less: of the cgroup that makes most of the work, or of all.
-func (g *Governor) up(now time.Duration) {
+func (g *Governor) up(now time.Duration, d *Decision) {
 	busiest := g.shares.busiest()
+	why := fmt.Sprintf("the agent used %s cores over 10 s, its budget is %s (--cpu-budget)", cores(g.agent.mean()), cores(g.budget.Agent))
 	if g.level == topLevel && (g.cgroup == 0 || busiest == g.cgroup) {
-		return // there is nothing left to leave out
+		d.Stuck = why + ", and there is nothing left to leave out"
+		return
 	}
-	g.why = fmt.Sprintf("the agent used %.2f cores over 10 s, its budget is %.2f (--cpu-budget)", g.agent.mean(), g.budget.Agent)
+	g.why = why
 	switch {
 	case g.level == 0:
 		g.level, g.cgroup = 1, busiest
@@ -223,8 +231,8 @@ func (g *Governor) detach(now time.Duration, d *Decision) bool {
 	}
 	f := g.files[key]
 	total := g.probes.mean()
-	reason := fmt.Sprintf("probes cost the watched programs %.2f cores over 10 s, %.2f of them those of %s; the budget is %.2f (--probe-budget)",
-		total, most, f.name, g.budget.Probes)
+	reason := fmt.Sprintf("probes cost the watched programs %s cores over 10 s, %s of them those of %s; the budget is %s (--probe-budget)",
+		cores(total), cores(most), f.name, cores(g.budget.Probes))
 	g.detached = append(g.detached, detached{key, f.name, most})
 	g.whyFile = reason
 	d.Suspend = append(d.Suspend, Suspension{key, reason})
@@ -242,6 +250,14 @@ func (g *Governor) attach(now time.Duration, d *Decision) {
 		g.whyFile = ""
 	}
 	g.probes.better(now)
+}
+
+// cores says a figure with two digits that matter.
+func cores(v float64) string {
+	if v > 0 && v < 0.1 {
+		return strconv.FormatFloat(v, 'g', 2, 64)
+	}
+	return strconv.FormatFloat(v, 'f', 2, 64)
 }
 
 func (g *Governor) isDetached(key string) bool {
@@ -278,8 +294,8 @@ func (g *Governor) libraries(now time.Duration, d *Decision) {
 		case now == h.seen && !g.isDetached(key) && h.verdict(now) == over:
 			h.resumes = now + librarySuspension
 			d.Suspend = append(d.Suspend, Suspension{key, fmt.Sprintf(
-				"its probes cost the watched programs %.2f cores over 10 s, the budget of one library is %.2f (--library-budget): it is left alone for %d minutes",
-				h.mean(), g.budget.Library, int(librarySuspension.Minutes()))})
+				"its probes cost the watched programs %s cores over 10 s, the budget of one library is %s (--library-budget): it is left alone for %d minutes",
+				cores(h.mean()), cores(g.budget.Library), int(librarySuspension.Minutes()))})
 			h.restart()
 		}
 	}

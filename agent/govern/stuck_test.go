@@ -1,0 +1,41 @@
+package govern
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+// Whoever is over a budget with nothing left to leave out says so, for as long as that lasts.
+func TestNothingIsLeftToLeaveOut(t *testing.T) {
+	w := newWorld(Budget{Agent: 1, Probes: 1})
+	for i := range 200 {
+		w.now += time.Second
+		s := Sample{Now: w.now, Agent: 100}
+		if i > 150 {
+			s.Agent, s.Fixed = 0.9, 3
+		}
+		w.step(t, s)
+		switch {
+		case i == 60 && w.d.Stuck != "":
+			t.Errorf("stuck at %+v", w.d)
+		case i == 120 && (w.d.OneIn != maxOneIn || !strings.Contains(w.d.Stuck, "nothing left")):
+			t.Errorf("not stuck at %+v", w.d)
+		}
+	}
+	if !strings.Contains(w.d.Stuck, "--probe-budget") {
+		t.Errorf("%+v", w.d)
+	}
+	w.run(t, 20, steady(0.9))
+	if w.d.Stuck != "" {
+		t.Errorf("%+v", w.d)
+	}
+}
+
+func TestFiguresAreReadable(t *testing.T) {
+	for v, want := range map[float64]string{0: "0.00", 0.00051: "0.00051", 0.05: "0.05", 1.234: "1.23", 300: "300.00"} {
+		if got := cores(v); got != want {
+			t.Errorf("%g is told as %s", v, got)
+		}
+	}
+}
