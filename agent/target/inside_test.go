@@ -135,7 +135,7 @@ func surveyed(t testing.TB, text string) (survey, map[string]function) {
 			}
 		}
 		return found, nil
-	}, []string{"SSL_read", "SSL_write", "SSL_read_ex", "SSL_write_ex"})
+	}, []string{"SSL_read", "SSL_write", "SSL_read_ex", "SSL_write_ex", "SSL_write_ex2"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,6 +177,64 @@ func TestInside(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// openSSL36 is how Debian's compiler writes what OpenSSL 3.6 writes with.
+const openSSL36 = `
+SSL_write:
+	48 83 ec 18           # sub $0x18,%rsp
+	85 d2                 # test %edx,%edx
+	js .negative
+	31 c9                 # xor %ecx,%ecx
+	89 d2                 # mov %edx,%edx
+	49 89 e0              # mov %rsp,%r8
+	call f
+	85 c0                 # test %eax,%eax
+	0f 4f 04 24           # cmovg (%rsp),%eax
+.done:
+	48 83 c4 18           # add $0x18,%rsp
+	c3                    # ret
+.negative:
+	b8 ff ff ff ff        # mov $-1,%eax
+	jmp .done
+SSL_write_ex2:
+	48 83 ec 08           # sub $8,%rsp
+	call f
+	48 83 c4 08           # add $8,%rsp
+	c3                    # ret
+SSL_write_ex:
+	49 89 c8              # mov %rcx,%r8
+	31 c9                 # xor %ecx,%ecx
+	jmp SSL_write_ex2
+f:
+	53                    # push %rbx
+	c3                    # ret
+`
+
+func TestInsideWithFlags(t *testing.T) {
+	s, all := surveyed(t, openSSL36)
+	want := Inside{Place: Place{Name: "call target of SSL_write_ex2", Offset: all["f"].offset, Class: Emulated, Enter: "ssl_write_ex2_enter", Exit: "ssl_write_ex_exit"}}
+	for _, symbol := range []string{"SSL_write", "SSL_write_ex", "SSL_write_ex2"} {
+		if in := s.inside[symbol]; in != want {
+			t.Errorf("%s: %+v, want %+v", symbol, in, want)
+		}
+	}
+	for name, spoilt := range map[string]string{
+		"flags are not 0":     strings.Replace(openSSL36, "31 c9                 # xor %ecx,%ecx\n\t89", "b9 01 00 00 00 # mov $1,%ecx\n\t89", 1),
+		"no address":          strings.Replace(openSSL36, "49 89 e0              # mov %rsp,%r8", "45 31 c0 # xor %r8d,%r8d", 1),
+		"another's arguments": strings.Replace(openSSL36, "48 83 ec 08           # sub", "45 31 c0 # xor %r8d,%r8d\n\t48 83 ec 08 # sub", 1),
+		"no second witness":   strings.ReplaceAll(openSSL36, "SSL_write_ex2", "another"),
+	} {
+		s, _ := surveyed(t, spoilt)
+		if in := s.inside["SSL_write"]; in.Refused == "" || in.Place != (Place{}) {
+			t.Errorf("%s: %+v", name, in)
+		}
+	}
+	// The third function may go elsewhere; then it stays as it is.
+	s, _ = surveyed(t, strings.Replace(openSSL36, "49 89 c8              # mov %rcx,%r8", "90 # nop", 1))
+	if in := s.inside["SSL_write_ex"]; in.Refused == "" || s.inside["SSL_write"] != want {
+		t.Errorf("%+v, and SSL_write %+v", in, s.inside["SSL_write"])
 	}
 }
 

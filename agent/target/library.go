@@ -40,6 +40,7 @@ func openSSL() []Function {
 		{Symbol: "SSL_write", Enter: "ssl_write_enter", Exit: "ssl_write_exit", Required: true},
 		{Symbol: "SSL_read_ex", Enter: "ssl_read_ex_enter", Exit: "ssl_read_ex_exit"},
 		{Symbol: "SSL_write_ex", Enter: "ssl_write_ex_enter", Exit: "ssl_write_ex_exit"},
+		{Symbol: "SSL_write_ex2", Enter: "ssl_write_ex2_enter", Exit: "ssl_write_ex_exit"}, // since 3.3
 		{Symbol: "SSL_do_handshake", Enter: "ssl_handshake_enter", Exit: "ssl_handshake_exit"},
 		{Symbol: "SSL_accept", Enter: "ssl_handshake_enter", Exit: "ssl_handshake_exit"},
 		{Symbol: "SSL_connect", Enter: "ssl_handshake_enter", Exit: "ssl_handshake_exit"},
