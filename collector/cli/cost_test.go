@@ -68,6 +68,16 @@ func TestStatusOfAnAgentThatLeavesNothingOut(t *testing.T) {
 	}
 }
 
+func TestResponsesThatNobodyReadAreNoStatus(t *testing.T) {
+	counts := map[string]uint64{"200": 5, "0": 9}
+	if got := statusCounts(counts); got != "unread×9 200×5" || counts["0"] != 9 {
+		t.Errorf("%q, %v", got, counts)
+	}
+	if got := statusCounts(map[string]uint64{"404": 1}); got != "404×1" {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestManyCgroupsThatLost(t *testing.T) {
 	h := &v1.Health{}
 	for i := range 200 {

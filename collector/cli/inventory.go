@@ -107,7 +107,7 @@ func printEndpoints(w World, items []*v1.Endpoint) error {
 		column{head: "STATUS", max: 32}, column{head: "AUTH", max: 32}, column{head: "DATA", max: 24}, column{head: "STATE"},
 		column{head: "COVERAGE", right: true}, column{head: "CALLERS"})
 	for _, e := range items {
-		if err := t.Add(text(e.GetService()), text(e.GetMethod()), cell{e.GetRoute(), bold}, text(callCount(e.GetCalls(), e.GetClientCalls())), text(tally(e.GetStatuses())),
+		if err := t.Add(text(e.GetService()), text(e.GetMethod()), cell{e.GetRoute(), bold}, text(callCount(e.GetCalls(), e.GetClientCalls())), text(statusCounts(e.GetStatuses())),
 			text(orDash(tally(e.GetAuth()))), cell{orDash(strings.Join(e.GetDataClasses(), " ")), dataStyle(e.GetDataClasses())},
 			cell{e.GetState(), faint}, shareCell(shareOf(e.Coverage)), text(orDash(strings.Join(e.GetCallers(), " ")))); err != nil {
 			return err

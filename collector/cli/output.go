@@ -133,6 +133,16 @@ func tally(counts map[string]uint64) string {
 	return strings.Join(parts, " ")
 }
 
+// statusCounts is a tally of status codes; 0 stands for responses that no agent read.
+func statusCounts(counts map[string]uint64) string {
+	if unread, some := counts["0"]; some {
+		counts = maps.Clone(counts)
+		delete(counts, "0")
+		counts["unread"] = unread
+	}
+	return tally(counts)
+}
+
 func number(n uint64) string { return strconv.FormatUint(n, 10) }
 
 func orDash(s string) string { return cmp.Or(s, "-") }
