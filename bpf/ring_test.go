@@ -15,51 +15,85 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
 )
 
-// madeRing is a ring in ordinary memory, and the kernel's part of it.
+// madeRing is a ring in a file of memory, and the kernel's part of it. A file has no second row that shows the first, so
+// it is written to both.
 type madeRing struct {
-	consumer, producer uint64
+	t                  testing.TB
+	fd                 int
+	consumer, producer *uint64
 	data               []byte
+	size               uint64
 }
 
-func makeRing(size int) *madeRing {
-	words := make([]uint64, size/8) // aligned
-	return &madeRing{data: unsafe.Slice((*byte)(unsafe.Pointer(&words[0])), size)}
+func makeRing(t testing.TB, size int) *madeRing {
+	t.Helper()
+	page := os.Getpagesize()
+	fd, err := unix.MemfdCreate("ring", unix.MFD_CLOEXEC)
+	if err == nil {
+		err = unix.Ftruncate(fd, int64(2*page+2*size))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := unix.Mmap(fd, 0, 2*page+2*size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = unix.Munmap(all), unix.Close(fd) })
+	return &madeRing{t, fd, (*uint64)(unsafe.Pointer(&all[0])), (*uint64)(unsafe.Pointer(&all[page])), all[2*page:], uint64(size)}
 }
 
-func (m *madeRing) reader() *ring { return newRing(&m.consumer, &m.producer, m.data) }
+func (m *madeRing) reader() *ring {
+	m.t.Helper()
+	r, err := mapRing(m.fd, int(m.size))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	r.viewBytes = os.Getpagesize() // so that it moves
+	m.t.Cleanup(func() { r.close() })
+	return r
+}
 
-func (m *madeRing) head(at uint64) *uint32 {
-	return (*uint32)(unsafe.Pointer(&m.data[at&uint64(len(m.data)-1)]))
+// head is the first word of a record in one of the two rows.
+func (m *madeRing) head(at, row uint64) *uint32 {
+	return (*uint32)(unsafe.Pointer(&m.data[at&(m.size-1)+row*m.size]))
 }
 
 // reserve does as bpf_ringbuf_reserve; commit ends it.
 func (m *madeRing) reserve(record []byte) (at uint64, ok bool) {
-	at = m.producer
+	at = atomic.LoadUint64(m.producer)
 	whole := uint64(len(record)+ringHeaderBytes+7) &^ 7
-	if at+whole-atomic.LoadUint64(&m.consumer) > uint64(len(m.data)) {
+	if at+whole-atomic.LoadUint64(m.consumer) > m.size {
 		return 0, false
 	}
-	atomic.StoreUint32(m.head(at), uint32(len(record))|ringBusy)
-	atomic.StoreUint64(&m.producer, at+whole)
+	for row := range uint64(2) {
+		atomic.StoreUint32(m.head(at, row), uint32(len(record))|ringBusy)
+	}
+	atomic.StoreUint64(m.producer, at+whole)
 	for i, b := range record {
-		m.data[(at+ringHeaderBytes+uint64(i))&uint64(len(m.data)-1)] = b
+		where := (at + ringHeaderBytes + uint64(i)) & (m.size - 1)
+		m.data[where], m.data[where+m.size] = b, b
 	}
 	return at, true
 }
 
 func (m *madeRing) commit(at uint64, flags uint32) {
-	atomic.StoreUint32(m.head(at), atomic.LoadUint32(m.head(at))&^ringBusy|flags)
+	for row := range uint64(2) {
+		atomic.StoreUint32(m.head(at, row), atomic.LoadUint32(m.head(at, row))&^ringBusy|flags)
+	}
 }
 
 func TestRingGoesOverTheEnd(t *testing.T) {
-	m := makeRing(256)
+	page := os.Getpagesize()
+	m := makeRing(t, 4*page)
 	r := m.reader()
 	random := rand.New(rand.NewPCG(1, 2))
 	pieces := 0
 	for i := range 2000 {
-		want := bytes.Repeat([]byte{byte(i)}, random.IntN(200))
+		want := bytes.Repeat([]byte{byte(i)}, random.IntN(2*page))
 		at, ok := m.reserve(want)
 		if !ok {
 			t.Fatalf("record %d: no room although all was read", i)
@@ -80,14 +114,14 @@ func TestRingGoesOverTheEnd(t *testing.T) {
 		if err != nil || !bytes.Equal(got, want) {
 			t.Fatalf("record %d: %d bytes, %v; want %d", i, len(got), err, len(want))
 		}
-		if len(want) > 0 && (at+ringHeaderBytes)&255+uint64(len(want)) > 256 {
+		if len(want) > 0 && (at+ringHeaderBytes)&(m.size-1)+uint64(len(want)) > m.size {
 			pieces++
 		}
-		if m.consumer != at {
+		if *m.consumer != at {
 			t.Fatalf("record %d was given back while it is read", i)
 		}
-		if _, err := r.next(); err != errRingEmpty || m.consumer != m.producer {
-			t.Fatalf("after record %d: %v, consumer at %d of %d", i, err, m.consumer, m.producer)
+		if _, err := r.next(); err != errRingEmpty || *m.consumer != *m.producer {
+			t.Fatalf("after record %d: %v, consumer at %d of %d", i, err, *m.consumer, *m.producer)
 		}
 	}
 	if pieces < 100 {
@@ -109,14 +143,14 @@ func TestRingGarbled(t *testing.T) {
 		{"producer odd", 0, 67, 8},
 		{"less than a header", 0, 7, 8},
 		{"length beyond what waits", 0, 16, 9},
-		{"length beyond the ring", 0, 256, 1<<30 - 1},
+		{"length beyond the ring", 0, 4096, 1<<30 - 1},
 		{"discarded beyond what waits", 0, 64, 1<<30 - 1 | ringDiscard},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			m := makeRing(256)
-			m.consumer, m.producer = c.consumer, c.producer
-			for at := uint64(0); at < 256; at += 8 {
-				*m.head(at) = c.head
+			m := makeRing(t, os.Getpagesize())
+			*m.consumer, *m.producer = c.consumer, c.producer
+			for at := uint64(0); at < m.size; at += 8 {
+				*m.head(at, 0), *m.head(at, 1) = c.head, c.head
 			}
 			r := m.reader()
 			malformed := 0
@@ -138,17 +172,23 @@ func TestRingGarbled(t *testing.T) {
 }
 
 func FuzzRing(f *testing.F) {
+	m := makeRing(f, os.Getpagesize())
 	f.Add(uint64(0), uint64(40), []byte{8, 0, 0, 0})
-	f.Add(uint64(248), uint64(512), []byte{255, 255, 255, 255})
+	f.Add(uint64(4088), uint64(8192), []byte{255, 255, 255, 255})
 	f.Fuzz(func(t *testing.T, consumer, producer uint64, data []byte) {
-		m := makeRing(256)
-		m.consumer, m.producer = consumer, producer
+		*m.consumer, *m.producer = consumer, producer
+		clear(m.data)
 		copy(m.data, data)
-		r := m.reader()
-		for range 256/8 + 2 {
+		copy(m.data[m.size:], data)
+		r, err := mapRing(m.fd, int(m.size))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.close()
+		for range m.size/8 + 2 {
 			raw, err := r.next()
-			if len(raw) > 256 {
-				t.Fatalf("%d bytes of a ring of 256", len(raw))
+			if uint64(len(raw)) > m.size {
+				t.Fatalf("%d bytes of a ring of %d", len(raw), m.size)
 			}
 			if err == errRingEmpty || err == errRingBusy {
 				return
@@ -158,10 +198,10 @@ func FuzzRing(f *testing.F) {
 	})
 }
 
-// One side writes while the other reads: run with -race, which knows only what the positions order.
+// One side writes while the other reads.
 func TestRingTogether(t *testing.T) {
 	const records = 20000
-	m := makeRing(1 << 12)
+	m := makeRing(t, 4*os.Getpagesize())
 	go func() {
 		random := rand.New(rand.NewPCG(3, 4))
 		record := make([]byte, 600)
@@ -270,7 +310,7 @@ func TestRingAgreesWithCilium(t *testing.T) {
 	}
 	defer ours.close()
 	var unseen uint64
-	ours.consumer = &unseen
+	ours.consumer, ours.viewBytes = &unseen, 8<<10
 	random := rand.New(rand.NewPCG(5, 6))
 	total := 0
 	for round := range 60 {
