@@ -6,7 +6,7 @@ export CGO_ENABLED := 0
 export GOFLAGS := -buildvcs=false
 GO ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-BUILD := $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+BUILD := $(GO) build -tags grpcnotrace -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.7.0
 CLANG := clang-14
 KERNELS ?= 5.10 6.1 6.12 6.18 newest

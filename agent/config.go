@@ -58,7 +58,7 @@ func (c *config) flags() *flag.FlagSet {
 	f.StringVar(&c.cert, "cert", "", "`file` with this agent's certificate (spile agents enroll makes it)")
 	f.StringVar(&c.key, "key", "", "`file` with the certificate's private key")
 	f.Var(&c.targets, "target", "what is watched: netns=PATH|self, cgroup=PATH, exe=GLOB, pid=N, port=N, a leading ! excludes;\nvalues of one kind widen, kinds narrow; `selector` may be given many times (default: everything)")
-	f.IntVar(&c.ringBytes, "ring-bytes", 32<<20, "`bytes` of the ring between kernel and agent, a power of two")
+	f.IntVar(&c.ringBytes, "ring-bytes", 16<<20, "`bytes` of the ring between kernel and agent, a power of two")
 	f.IntVar(&c.message, "message-bytes", 64<<10, "most `bytes` that are copied of one HTTP/1 message; sizes are told all the same")
 	f.Int64Var(&c.budget, "budget-bytes", 0, "most `bytes` a second that are copied from one cgroup; what is over it is counted (0 = no limit)")
 	f.Float64Var(&c.cpu, "cpu-budget", 1, "`cores` that the agent itself may use, over ten seconds; beyond it less is taken in, step by step (0 = no limit)")

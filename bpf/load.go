@@ -16,7 +16,7 @@ import (
 // Options say what to watch and how much of it to take. The zero value watches everything.
 type Options struct {
 	Select        Selector
-	RingBytes     int      // of the data ring, a power of two; 0 = 32 MiB
+	RingBytes     int      // of the data ring, a power of two; 0 = 16 MiB
 	CaptureBytes  int      // at most per read or write; 0 = 64 KiB
 	MessageBytes  int      // at most per message of HTTP/1; 0 = 64 KiB
 	BudgetBytes   int64    // at most per second and cgroup; 0 = no limit
@@ -26,7 +26,7 @@ type Options struct {
 }
 
 const (
-	defaultRingBytes    = 32 << 20
+	defaultRingBytes    = 16 << 20
 	minRingBytes        = 64 << 10
 	maxRingBytes        = 1 << 30
 	defaultCaptureBytes = 64 << 10
