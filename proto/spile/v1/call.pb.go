@@ -958,7 +958,8 @@ type Endpoint struct {
 	// "candidate" until a request to it was answered by anything but "no such thing"; then "active".
 	State string `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"`
 	// Server-side sightings.
-	Calls    uint64            `protobuf:"varint,8,opt,name=calls,proto3" json:"calls,omitempty"`
+	Calls uint64 `protobuf:"varint,8,opt,name=calls,proto3" json:"calls,omitempty"`
+	// By status code as text; "0" = responses that were left out or could not be read.
 	Statuses map[string]uint64 `protobuf:"bytes,9,rep,name=statuses,proto3" json:"statuses,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Credential scheme → calls; "none" where a call carried no credential.
 	Auth        map[string]uint64      `protobuf:"bytes,10,rep,name=auth,proto3" json:"auth,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
