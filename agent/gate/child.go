@@ -49,7 +49,7 @@ func Child(in io.Reader, out io.Writer) error {
 
 func obey(words []string) (string, error) {
 	var numbers []int
-	functions := map[string]func(){"pushed": pushed, "moved": moved}
+	functions := map[string]func(){"pushed": pushed, "stepped": stepped}
 	if len(words) == 3 && words[0] == "run" && functions[words[1]] != nil {
 		n, err := strconv.Atoi(words[2])
 		return strconv.FormatInt(hit(functions[words[1]], n).Nanoseconds(), 10), err

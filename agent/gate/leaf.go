@@ -6,8 +6,8 @@ package gate
 // pushed begins with an instruction that the kernel emulates under a probe.
 func pushed()
 
-// moved begins with one that it single-steps.
-func moved()
+// stepped begins with one that it single-steps: test, which no kernel emulates so far (Linux 7.3 does emulate mov).
+func stepped()
 
 // places returns where the two begin. A func value would lead to the compiler's wrapper.
-func places() (pushed, moved uintptr)
+func places() (pushed, stepped uintptr)

@@ -5,13 +5,13 @@ TEXT ·pushed(SB), NOSPLIT|NOFRAME, $0-0
 	POPQ BP
 	RET
 
-TEXT ·moved(SB), NOSPLIT|NOFRAME, $0-0
-	MOVQ AX, AX
+TEXT ·stepped(SB), NOSPLIT|NOFRAME, $0-0
+	TESTQ AX, AX
 	RET
 
 TEXT ·places(SB), NOSPLIT, $0-16
 	LEAQ ·pushed(SB), AX
 	MOVQ AX, pushed+0(FP)
-	LEAQ ·moved(SB), AX
-	MOVQ AX, moved+8(FP)
+	LEAQ ·stepped(SB), AX
+	MOVQ AX, stepped+8(FP)
 	RET

@@ -6,13 +6,13 @@ TEXT ·pushed(SB), NOSPLIT|NOFRAME, $0-0
 next:
 	RET
 
-TEXT ·moved(SB), NOSPLIT|NOFRAME, $0-0
-	MOVD R0, R0
+TEXT ·stepped(SB), NOSPLIT|NOFRAME, $0-0
+	TST R0, R0
 	RET
 
 TEXT ·places(SB), NOSPLIT, $0-16
 	MOVD $·pushed(SB), R0
 	MOVD R0, pushed+0(FP)
-	MOVD $·moved(SB), R0
-	MOVD R0, moved+8(FP)
+	MOVD $·stepped(SB), R0
+	MOVD R0, stepped+8(FP)
 	RET
