@@ -95,6 +95,7 @@ func (w *stage) pass(seconds int, cores float64) {
 	for range seconds {
 		w.now += time.Second
 		w.used += time.Duration(cores * 1e9)
+		w.arrived = []govern.Share{{Cgroup: 1, Events: 100_000}, {Cgroup: 2, Events: 100_000}}
 		w.turn(w.now)
 	}
 }

@@ -59,12 +59,13 @@ type governed struct {
 	*governor
 	host *fakeHost
 	said strings.Builder
+	in   uint64 // chunks of each of two cgroups in a second
 	at   time.Duration
 	used time.Duration
 }
 
 func newGoverned(b govern.Budget) *governed {
-	w := &governed{host: &fakeHost{costs: map[uint64]time.Duration{}, out: map[uint64]bool{}}, at: time.Hour}
+	w := &governed{host: &fakeHost{costs: map[uint64]time.Duration{}, out: map[uint64]bool{}}, at: time.Hour, in: 100_000}
 	w.governor = newGovernor(b, w.host, w.host, slog.New(slog.NewTextHandler(&w.said, nil)))
 	w.governor.cpu = func() time.Duration { return w.used }
 	w.names = func() map[target.Identity]string { return map[target.Identity]string{{Ino: 7}: "/lib/libssl.so.3"} }
@@ -77,6 +78,7 @@ func (w *governed) run(seconds int, agent float64, files map[uint64]float64) {
 	for range seconds {
 		w.at += time.Second
 		w.used += time.Duration(agent * 1e9)
+		w.arrived = append(w.arrived, govern.Share{Cgroup: 1, Events: w.in}, govern.Share{Cgroup: 2, Events: w.in})
 		for ino, cores := range files {
 			if !w.host.out[ino] {
 				w.host.costs[ino] += time.Duration(cores * 1e9)
@@ -130,13 +132,14 @@ func TestTheGovernorDegradesTheCgroupThatIsBusy(t *testing.T) {
 	w := newGoverned(govern.Budget{Agent: 1})
 	w.cgroup = func(id uint64) string { return fmt.Sprintf("/c%d", id) }
 	in := &arrivals{by: map[uint64]*govern.Share{}}
+	w.in = 0
 	for range 12 {
 		for i := range 100 {
 			in.add(&chunk.Chunk{Owner: chunk.Owner{Cgroup: uint64(3 + i%2)}})
 		}
 		in.hand(w.governor)
 		// Most of what 9 sends finds no room: it is the busiest all the same.
-		w.host.losses = []bpf.CgroupLoss{{Cgroup: 9, Reason: "pressure", Events: 10000 * uint64(w.at/time.Second)}, {Cgroup: 3, Reason: "sampled", Events: 1e9 * uint64(w.at/time.Second)}}
+		w.host.losses = []bpf.CgroupLoss{{Cgroup: 9, Reason: "pressure", Events: 1_000_000 * uint64(w.at/time.Second)}, {Cgroup: 3, Reason: "sampled", Events: 1e9 * uint64(w.at/time.Second)}}
 		w.run(1, 3, nil)
 	}
 	if want := map[uint64]bpf.Shed{9: {Bodies: true, OneIn: 1}}; w.host.all != (bpf.Shed{}) || !reflect.DeepEqual(w.host.one, want) {

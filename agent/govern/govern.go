@@ -32,6 +32,9 @@ const (
 
 	// librarySuspension is how long a library that is over its own budget is left alone.
 	librarySuspension = 10 * time.Minute
+	// causeShare of what the agent uses must be due to what arrives, by a rough estimate; else leaving it out is no remedy. At
+	// its start on a large host the agent reads many files.
+	causeShare = 0.05
 	// maxFiles bounds the files that are measured; the agent probes fewer.
 	maxFiles = 4096
 )
@@ -192,6 +195,10 @@ func (g *Governor) decision(d Decision) Decision {
 func (g *Governor) up(now time.Duration, d *Decision) {
 	busiest := g.shares.busiest()
 	why := fmt.Sprintf("the agent used %s cores over 10 s, its budget is %s (--cpu-budget)", cores(g.agent.mean()), cores(g.budget.Agent))
+	if g.shares.cores() < causeShare*g.agent.mean() {
+		d.Stuck = why + "; what it takes in is not the cause, so that nothing is left out for it"
+		return
+	}
 	if g.level == topLevel && (g.cgroup == 0 || busiest == g.cgroup) {
 		d.Stuck = why + ", and there is nothing left to leave out"
 		return

@@ -15,6 +15,12 @@ type world struct {
 	d     Decision
 	gone  map[string]bool // files without probes
 	trail []string        // each change, as "second stage"
+	quiet bool            // nothing arrives
+}
+
+// crowd is much work of many cgroups.
+func crowd() []Share {
+	return []Share{{Cgroup: 1, Events: 1e6}, {Cgroup: 2, Events: 1e6}, {Cgroup: 3, Events: 1e6}}
 }
 
 func newWorld(b Budget) *world {
@@ -31,6 +37,9 @@ func (w *world) run(t *testing.T, seconds int, demand func(second int) (agent fl
 		agent, files, shares := demand(i)
 		s := Sample{Now: w.now, Shares: shares}
 		s.Agent = agent * relief(w.d)
+		if shares == nil && !w.quiet {
+			s.Shares = crowd()
+		}
 		for _, name := range []string{"a", "b", "c"} {
 			if cores, ok := files[name]; ok && !w.gone[name] {
 				s.Files = append(s.Files, File{Key: name, Name: "lib" + name, Cores: cores})
@@ -136,7 +145,7 @@ func TestStagesComeInOrderAndGo(t *testing.T) {
 
 func TestSamplingEndsAtOneIn64(t *testing.T) {
 	w := newWorld(Budget{Agent: 1})
-	w.run(t, 600, steady(1000))
+	w.run(t, 600, steady(150))
 	if last := w.trail[len(w.trail)-1]; last != "80 sampled 1/64" {
 		t.Errorf("ended with %s", last)
 	}
@@ -210,13 +219,13 @@ func TestProbesThatBelongToNoFileDetachNone(t *testing.T) {
 
 func TestOnlyTheBusyCgroupIsDegraded(t *testing.T) {
 	w := newWorld(Budget{Agent: 1})
-	busy := []Share{{Cgroup: 7, Events: 800}, {Cgroup: 8, Events: 100}, {Cgroup: 9, Events: 100}}
+	busy := []Share{{Cgroup: 7, Events: 8e5}, {Cgroup: 8, Events: 1e5}, {Cgroup: 9, Events: 1e5}}
 	w.run(t, 25, func(int) (float64, map[string]float64, []Share) { return 30, nil, busy })
 	w.want(t, "10 no_bodies of 7", "20 no_responses of 7")
 	// Another becomes as busy: the same stage for all, then the next.
 	w.trail = nil
 	w.run(t, 25, func(int) (float64, map[string]float64, []Share) {
-		return 30, nil, []Share{{Cgroup: 7, Events: 800}, {Cgroup: 8, Events: 8000}}
+		return 30, nil, []Share{{Cgroup: 7, Events: 8e5}, {Cgroup: 8, Events: 8e6}}
 	})
 	w.want(t, "30 no_responses", "40 sampled 1/2", "50 sampled 1/4")
 	w.trail = nil
@@ -229,7 +238,7 @@ func TestOnlyTheBusyCgroupIsDegraded(t *testing.T) {
 func TestBytesAreWorkToo(t *testing.T) {
 	w := newWorld(Budget{Agent: 1})
 	w.run(t, 10, func(int) (float64, map[string]float64, []Share) {
-		return 2, nil, []Share{{Cgroup: 7, Events: 100, Bytes: 100 << 20}, {Cgroup: 8, Events: 2000}}
+		return 2, nil, []Share{{Cgroup: 7, Events: 100, Bytes: 100 << 20}, {Cgroup: 8, Events: 20000}}
 	})
 	w.want(t, "10 no_bodies of 7")
 }

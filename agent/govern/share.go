@@ -60,6 +60,10 @@ func (s *shares) dropLeast() {
 	delete(s.by, least)
 }
 
+// cores is about what the agent spends on what arrives: the sum of weights that fall by a tenth each second is ten times
+// what comes in one.
+func (s *shares) cores() float64 { return s.total / 10 / 1e9 }
+
 // busiest is the cgroup that makes more than half of the work; 0 where there is none.
 func (s *shares) busiest() uint64 {
 	for cgroup, cost := range s.by {

@@ -11,7 +11,7 @@ func TestNothingIsLeftToLeaveOut(t *testing.T) {
 	w := newWorld(Budget{Agent: 1, Probes: 1})
 	for i := range 200 {
 		w.now += time.Second
-		s := Sample{Now: w.now, Agent: 100}
+		s := Sample{Now: w.now, Agent: 100, Shares: crowd()}
 		if i > 150 {
 			s.Agent, s.Fixed = 0.9, 3
 		}
@@ -30,6 +30,20 @@ func TestNothingIsLeftToLeaveOut(t *testing.T) {
 	if w.d.Stuck != "" {
 		t.Errorf("%+v", w.d)
 	}
+}
+
+// An agent that is busy with something else leaves nothing out.
+func TestWhatArrivesIsNotTheCause(t *testing.T) {
+	w := newWorld(Budget{Agent: 1})
+	w.quiet = true
+	w.run(t, 100, steady(3))
+	w.want(t)
+	if !strings.Contains(w.d.Stuck, "not the cause") {
+		t.Errorf("%+v", w.d)
+	}
+	w.quiet = false
+	w.run(t, 3, steady(3))
+	w.want(t, "101 no_bodies")
 }
 
 func TestFiguresAreReadable(t *testing.T) {
