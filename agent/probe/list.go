@@ -20,6 +20,9 @@ func (r *Registry) List() []State {
 		if _, own := e.users[target.Process{}]; own {
 			s.Processes--
 		}
+		if e.at == nil {
+			s.Sites = nil
+		}
 		list = append(list, s)
 	}
 	slices.SortFunc(list, func(a, b State) int {

@@ -24,6 +24,10 @@
 // if a symbol table, where there is one, agrees. Any doubt is a refusal with a reason (Site.NoInner), and then the probes
 // stay at the entry. Who attaches has the last word: live calls must show there what they showed at the entry.
 //
+// A breakpoint that is set for all lies in every process that maps the file, selected or not. So a process on the denylist
+// (--deny) is looked at like the others, and what it maps is not handed on but noted: such a file is attached to each other
+// process on its own, for as long as a denied process maps it and a minute more.
+//
 // Everything here was made by the watched program: its paths, its links, its ELF files. So nothing follows a path as
 // root without asking the kernel to stay inside the process's root, every file is verified after it was opened, and an
 // ELF reader has a budget of bytes and time. The reader takes an io.ReaderAt and can move to a process without rights.
