@@ -168,7 +168,8 @@ func (p *pipeline) settled(s *flow.Stream, told flow.Told) {
 
 // exchange makes a Call of a request and its response, and looks for its other end.
 func (p *pipeline) exchange(s *flow.Stream, e *parse.Exchange) {
-	here, there := &v1.Peer{}, &v1.Peer{}
+	peers := new([2]v1.Peer)
+	here, there := &peers[0], &peers[1]
 	p.fill(s.Owner, e.Request.Start, here)
 	ctx := call.Context{
 		BootToUnix:  p.wall,

@@ -10,18 +10,17 @@ import (
 
 // unread describes a response that was left out on purpose: its size, where that is known, and of HTTP/2 what a header
 // block said whose status could not be resolved.
-func (d *Describer) unread(m *parse.Message) *v1.Content {
-	c := d.content(m, &coverage{})
+func (d *Describer) unread(c *v1.Content, m *parse.Message) {
+	d.content(c, m, &coverage{})
 	if m.BodyBytes == 0 {
 		c.Bytes = nil
 	}
-	return c
 }
 
 // content describes one direction.
-func (d *Describer) content(m *parse.Message, cover *coverage) *v1.Content {
+func (d *Describer) content(c *v1.Content, m *parse.Message, cover *coverage) {
 	size := m.BodyBytes
-	c := &v1.Content{Bytes: &size, HeaderNames: headerNames(m.Header), Headers: safeValues(m.Header)}
+	c.Bytes, c.HeaderNames, c.Headers = &size, headerNames(m.Header), safeValues(m.Header)
 	typ, ok := mediaType(m.Header)
 	if ok {
 		c.ContentType = &typ
@@ -30,18 +29,18 @@ func (d *Describer) content(m *parse.Message, cover *coverage) *v1.Content {
 		cover.truncated = true
 	}
 	if m.BodyBytes == 0 && len(m.Body) == 0 {
-		return c
+		return
 	}
 	if len(m.Body) == 0 {
 		cover.noBody = true
-		return c
+		return
 	}
 	body := m.Body
 	if coding := strings.ToLower(strings.TrimSpace(value(m.Header, "content-encoding"))); coding != "" && coding != "identity" {
 		var whole bool
 		if body, whole = d.unzip.inflate(coding, m.Body); body == nil {
 			cover.noBody = true
-			return c
+			return
 		}
 		if !whole {
 			cover.truncated = true
@@ -56,13 +55,13 @@ func (d *Describer) content(m *parse.Message, cover *coverage) *v1.Content {
 			cover.truncated = true
 		}
 	default:
-		return c
+		return
 	}
 	c.Fields = d.tree.fields(nil)
 	if len(c.Fields) > 0 {
 		c.Shape = d.hash(domainShape, shape(c.Fields)...)
 	}
-	return c
+	return
 }
 
 // isJSON goes by the media type (RFC 6839 names the +json suffix), and by the first byte where there is none.

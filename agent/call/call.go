@@ -86,10 +86,14 @@ func (d *Describer) Describe(ctx Context, x *parse.Exchange) *v1.Call {
 	req, res := x.Request, x.Response
 	d.now = req.Start
 	target := splitTarget(req.Target)
-	c := &v1.Call{
+	r := &record{}
+	at, took := req.Start+ctx.BootToUnix, max(0, max(res.End, res.HeadEnd)-req.Start)
+	r.time.Seconds, r.time.Nanos = int64(at/time.Second), int32(at%time.Second)
+	r.duration.Seconds, r.duration.Nanos = int64(took/time.Second), int32(took%time.Second)
+	r.call = v1.Call{
 		Id:          callID(ctx, x),
-		Time:        timestamppb.New(time.Unix(0, int64(req.Start+ctx.BootToUnix)).UTC()),
-		Duration:    durationpb.New(max(0, max(res.End, res.HeadEnd)-req.Start)),
+		Time:        &r.time,
+		Duration:    &r.duration,
 		Node:        d.config.Node,
 		Observed:    v1.Observed_OBSERVED_SERVER,
 		Protocol:    req.Protocol,
@@ -101,18 +105,21 @@ func (d *Describer) Describe(ctx Context, x *parse.Exchange) *v1.Call {
 		Source:      ctx.Source,
 		Destination: ctx.Destination,
 		KeyEpoch:    d.config.KeyEpoch,
+		Request:     &r.request,
+		Response:    &r.response,
 	}
+	c := &r.call
 	if ctx.Client {
 		c.Observed = v1.Observed_OBSERVED_CLIENT
 	}
 	d.authenticate(c, req, target)
 	var cover coverage
-	c.Request = d.content(req, &cover)
+	d.content(c.Request, req, &cover)
 	c.Request.Fields = append(d.urlFields(target, req.Header), c.Request.Fields...)
 	if res.Shed {
-		c.Response = d.unread(res)
+		d.unread(c.Response, res)
 	} else {
-		c.Response = d.content(res, &cover)
+		d.content(c.Response, res, &cover)
 	}
 	c.Response.Fields = append(setCookies(res.Header), c.Response.Fields...)
 	cover.lateJoin = x.LateJoin
@@ -122,6 +129,14 @@ func (d *Describer) Describe(ctx Context, x *parse.Exchange) *v1.Call {
 	cover.unknownHeader = req.UnknownHeaders+res.UnknownHeaders > 0
 	c.Coverage = cover.words()
 	return c
+}
+
+// record is what every call has, in one piece of memory: for the collector of garbage one thing instead of five.
+type record struct {
+	call              v1.Call
+	time              timestamppb.Timestamp
+	duration          durationpb.Duration
+	request, response v1.Content
 }
 
 // callID hashes what names the exchange for good: its connection, its place on it, and when it began. The time keeps

@@ -13,6 +13,7 @@ const (
 	maxFields = 128
 	maxNodes  = 1024
 	maxDepth  = 16
+	maxPlain  = 4096
 )
 
 type fieldType uint8
@@ -37,6 +38,7 @@ type tree struct {
 	nodes  []node
 	leaves int
 	text   []byte
+	plain  map[string]string // names that masking leaves as they are, so that it is done once for each
 }
 
 type node struct {
@@ -67,10 +69,7 @@ func (t *tree) child(at int32, name []byte) int32 {
 	if n := t.find(p, string(name)); n >= 0 && t.nodes[n].name != element {
 		return n
 	}
-	masked := maskedName(string(name))
-	if masked == "" {
-		masked = "{empty}"
-	}
+	masked := t.mask(name)
 	if n := t.find(p, masked); n >= 0 {
 		return n
 	}
@@ -81,6 +80,24 @@ func (t *tree) child(at int32, name []byte) int32 {
 		}
 	}
 	return t.add(at, masked, traitsOf(masked))
+}
+
+// mask returns a name as it may be told.
+func (t *tree) mask(name []byte) string {
+	if plain, ok := t.plain[string(name)]; ok {
+		return plain
+	}
+	masked := maskedName(string(name))
+	if masked == "" {
+		return "{empty}"
+	}
+	if masked == string(name) {
+		if t.plain == nil || len(t.plain) >= maxPlain {
+			t.plain = map[string]string{}
+		}
+		t.plain[masked] = masked
+	}
+	return masked
 }
 
 // element returns the node of what the array at holds.
@@ -159,18 +176,26 @@ func widen(a, b fieldType) fieldType {
 func (t *tree) fields(out []*v1.Field) []*v1.Field {
 	n := 0
 	for i := range t.nodes {
+		if t.nodes[i].isField() {
+			n++
+		}
+	}
+	all := make([]v1.Field, 0, min(n, maxFields)) // in one piece: they live as long as their call
+	out = slices.Grow(out, cap(all))
+	for i := range t.nodes {
 		f := &t.nodes[i]
 		if !f.isField() {
 			continue
 		}
-		if n++; n > maxFields {
+		if len(all) == cap(all) {
 			break
 		}
 		count := f.count
 		if f.class != "" {
 			count = f.classified
 		}
-		out = append(out, &v1.Field{Path: t.path(int32(i)), Type: typeNames[f.typ], Class: f.class, Hash: f.hash, Length: f.bytes, Count: count})
+		all = append(all, v1.Field{Path: t.path(int32(i)), Type: typeNames[f.typ], Class: f.class, Hash: f.hash, Length: f.bytes, Count: count})
+		out = append(out, &all[len(all)-1])
 	}
 	return out
 }
@@ -202,8 +227,11 @@ func (t *tree) path(n int32) string {
 
 // shape lists paths and types in order of name, so that it does not depend on the order of members.
 func shape(fields []*v1.Field) []string {
+	var room [32]*v1.Field
+	sorted := append(room[:0], fields...)
+	slices.SortFunc(sorted, func(a, b *v1.Field) int { return strings.Compare(a.Path, b.Path) })
 	out := make([]string, 0, 2*len(fields))
-	for _, f := range slices.SortedFunc(slices.Values(fields), func(a, b *v1.Field) int { return strings.Compare(a.Path, b.Path) }) {
+	for _, f := range sorted {
 		out = append(out, f.Path, f.Type)
 	}
 	return out

@@ -69,6 +69,8 @@ type Joiner struct {
 	newest *entry
 	now    time.Duration
 	counts Counts
+
+	arrived entry // the sighting that Add looks at
 }
 
 // connection names a TCP connection on this host.
@@ -107,7 +109,10 @@ func (j *Joiner) Counts() Counts { return j.counts }
 func (j *Joiner) Add(s Sighting) {
 	j.counts.Seen++
 	j.now = max(j.now, s.End)
-	e := &entry{Sighting: s, conn: connectionOf(s), added: j.now}
+	// Most sightings wait for nobody: one that does moves to memory of its own in hold.
+	e := &j.arrived
+	*e = entry{Sighting: s, conn: connectionOf(s), added: j.now}
+	defer func() { j.arrived.Call = nil }()
 	if s.Call == nil || !e.conn.known() {
 		j.alone(e)
 		return

@@ -125,7 +125,9 @@ func (j *Joiner) release(e *entry) {
 	j.alone(e)
 }
 
-func (j *Joiner) hold(w *waiting, e *entry) {
+func (j *Joiner) hold(w *waiting, arrived *entry) {
+	e := new(entry)
+	*e = *arrived
 	end := w.end(e.Client)
 	*end = append(*end, e)
 	e.prev = j.newest
