@@ -58,8 +58,10 @@ vmtest: build ## every program and rung, then the product, on Debian's kernels u
 	deploy/packages.sh vm
 	SPILE_VM_KERNELS='$(KERNELS)' SPILE_VM_RECORD='$(RECORD)' $(GO) test -count=1 -v -timeout 120m ./bpf/vmtest
 
-soak: build ## load for SOAK (default 20m) while the collector is killed again and again
+soak: build ## load for SOAK (default 20m) while the collector is killed again and again; what may not harm a target, at full size
 	deploy/packages.sh test
+	TEST_SPILE_SAFETY=full $(GO) test -count=1 -v -timeout 60m ./deploy -run '^TestSafety'
+	TEST_SPILE_SAFETY=full $(GO) test -count=1 -v -timeout 30m ./agent/probe -run '^TestCycles$$'
 	TEST_SPILE_SOAK=$${SOAK:-20m} $(GO) test -count=1 -v -timeout 0 ./deploy -run TestSoak
 
 fuzz: ## every fuzz target for FUZZTIME each (default 60s)
