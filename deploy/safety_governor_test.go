@@ -20,7 +20,9 @@ type governorLine struct {
 
 func (p *product) governor() governorLine {
 	p.t.Helper()
-	var line struct{ Health struct{ Governor governorLine } }
+	var line struct {
+		Health struct{ Governor governorLine }
+	}
 	if err := json.Unmarshal(p.verb("agents"), &line); err != nil {
 		p.t.Fatal(err)
 	}
@@ -88,11 +90,10 @@ func TestSafetyGovernor(t *testing.T) {
 	if lost := p.count("flow", "lost_shed"); lost > 0 {
 		t.Errorf("%d calls could not be told from others", lost)
 	}
+	load.kill()
 	if sized(true, false) {
-		load.kill()
 		return
 	}
-	flawless(t, load, 60*perSecond)
 	stages = p.climb(20*time.Minute, "full", func(string) {})
 	if want := []string{"sampled", "no_responses", "no_bodies", "full"}; !slices.Equal(stages, want) {
 		t.Errorf("left by stages %v, want %v", stages, want)

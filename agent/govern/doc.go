@@ -24,7 +24,7 @@
 // is measured again. The stage that is told is "detached" as long as a file is, else that of the first ladder.
 //
 // Where what arrives explains next to nothing of what the agent uses (it reads the files of a thousand programs, say),
-// nothing is left out: that would help nobody. A budget that cannot be kept is told.
+// nothing is left out, and what is left out comes back as if all were calm: it would help nobody. A budget that cannot be kept is told.
 //
 // Where one cgroup makes more than half of the agent's work only that one is degraded; what the kernel dropped of it for
 // lack of room counts as its work, else whoever floods would look like its neighbours. When it is no longer the reason the

@@ -113,7 +113,8 @@ type Governor struct {
 	files    map[string]*hot
 	shares   shares
 	level    int
-	cgroup   uint64 // 0 = all
+	cgroup   uint64        // 0 = all
+	vain     time.Duration // since when what arrives is not the cause; 0 = it is
 	detached []detached
 	since    time.Duration
 	why      string // the agent's level
@@ -149,10 +150,10 @@ func (g *Governor) Step(s Sample) Decision {
 	switch {
 	case probes == over && g.detach(s.Now, &d):
 		g.agent.restart()
+	case g.level > 0 && (agent == calm || g.inVain(s.Now)):
+		g.down(s.Now)
 	case agent == over:
 		g.up(s.Now, &d)
-	case agent == calm && g.level > 0:
-		g.down(s.Now)
 	}
 	if probes == over && len(d.Suspend) == 0 {
 		d.Stuck = fmt.Sprintf("probes cost the watched programs %s cores over 10 s, the budget is %s (--probe-budget), and no file that could be detached is known for it",
@@ -175,11 +176,8 @@ func (g *Governor) stage() Stage {
 }
 
 func (g *Governor) decision(d Decision) Decision {
-	d.Stage, d.Since, d.OneIn, d.Cgroup = g.stage(), g.since, 1, g.cgroup
+	d.Stage, d.Since, d.OneIn, d.Cgroup = g.stage(), g.since, g.oneIn(), g.cgroup
 	d.bodies, d.responses = g.level >= int(NoBodies), g.level >= int(NoResponses)
-	if g.level >= firstSampled {
-		d.OneIn = 2 << (g.level - firstSampled)
-	}
 	switch {
 	case g.level > 0 && len(g.detached) > 0:
 		d.Reason = g.whyFile + "; " + g.why
@@ -195,7 +193,7 @@ func (g *Governor) decision(d Decision) Decision {
 func (g *Governor) up(now time.Duration, d *Decision) {
 	busiest := g.shares.busiest()
 	why := fmt.Sprintf("the agent used %s cores over 10 s, its budget is %s (--cpu-budget)", cores(g.agent.mean()), cores(g.budget.Agent))
-	if g.shares.cores() < causeShare*g.agent.mean() {
+	if !g.isCause() {
 		d.Stuck = why + "; what it takes in is not the cause, so that nothing is left out for it"
 		return
 	}
@@ -213,6 +211,31 @@ func (g *Governor) up(now time.Duration, d *Decision) {
 		g.level++
 	}
 	g.agent.worse(now)
+}
+
+// isCause reports whether what arrives, or would if every connection were read, explains what the agent uses.
+func (g *Governor) isCause() bool {
+	return g.shares.cores()*float64(g.oneIn()) >= causeShare*g.agent.mean()
+}
+
+// inVain reports whether something has been left out for long enough without being the cause.
+func (g *Governor) inVain(now time.Duration) bool {
+	if g.agent.span < window || g.isCause() {
+		g.vain = 0
+		return false
+	}
+	if g.vain == 0 {
+		g.vain = now
+	}
+	return now-g.vain >= g.agent.patience
+}
+
+// oneIn is how many connections there are for each that is kept.
+func (g *Governor) oneIn() uint32 {
+	if g.level < firstSampled {
+		return 1
+	}
+	return 2 << (g.level - firstSampled)
 }
 
 // down takes in more.

@@ -42,8 +42,30 @@ func TestWhatArrivesIsNotTheCause(t *testing.T) {
 		t.Errorf("%+v", w.d)
 	}
 	w.quiet = false
-	w.run(t, 3, steady(3))
-	w.want(t, "101 no_bodies")
+	w.run(t, 25, steady(3))
+	w.want(t, "101 no_bodies", "111 no_responses", "121 sampled 1/2")
+	// The load goes, the agent stays busy: by and by everything is taken in again.
+	w.quiet, w.trail = true, nil
+	w.run(t, 400, steady(3.2))
+	if w.d.Stage != Full || len(w.trail) != 3 || !strings.Contains(w.d.Stuck, "not the cause") {
+		t.Errorf("went %v to %+v", w.trail, w.d)
+	}
+}
+
+// One connection in 64 is little, but stands for much.
+func TestWhatIsNotReadIsStillTheCause(t *testing.T) {
+	w := newWorld(Budget{Agent: 1})
+	for range 600 {
+		w.now += time.Second
+		s := Sample{Now: w.now, Agent: 1.5}
+		for _, c := range crowd() {
+			s.Shares = append(s.Shares, Share{Cgroup: c.Cgroup, Events: 100_000 / uint64(max(1, w.d.OneIn))})
+		}
+		w.step(t, s)
+	}
+	if w.d.OneIn != maxOneIn {
+		t.Errorf("%v", w.trail)
+	}
 }
 
 func TestFiguresAreReadable(t *testing.T) {
