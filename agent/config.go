@@ -30,6 +30,7 @@ type config struct {
 	cpu       float64
 	probes    float64
 	library   float64
+	stage     string
 	hook      string
 	ignore    list
 	deny      list
@@ -64,6 +65,7 @@ func (c *config) flags() *flag.FlagSet {
 	f.Float64Var(&c.cpu, "cpu-budget", 1, "`cores` that the agent itself may use, over ten seconds; beyond it less is taken in, step by step (0 = no limit)")
 	f.Float64Var(&c.probes, "probe-budget", float64(runtime.NumCPU())/2, "`cores` that probes may cost the watched programs; beyond it the dearest file is detached for a while\n(0 = no limit; default: half of the processors)")
 	f.Float64Var(&c.library, "library-budget", 0, "the same for one library, which then rests for ten minutes (0 = no limit)")
+	f.StringVar(&c.stage, "governor-stage", "", "hold this `stage` whatever it costs: full, no_bodies, no_responses or sampled (one connection in 8);\nbudgets then decide nothing (default: they decide)")
 	f.StringVar(&c.hook, "socket-hook", "", "force a `rung` of the socket hooks: tp_btf, kprobe or syscall (default: the best this kernel has)")
 	f.Var(&c.deny, "deny", "processes that no probe may be in: exe=GLOB or cgroup=PATH; `entry` may be given many times")
 	f.Var(&c.ignore, "ignore-gate", "attach although this test of the host was refused: uretprobe_seccomp or preempt; programs may crash;\n`name` may be given many times")
@@ -100,6 +102,9 @@ func (c *config) parse(args []string, env func(string) (string, bool)) ([]string
 	}
 	if c.budget < 0 || c.budget > 1<<40 {
 		return nil, usageError{fmt.Errorf("--budget-bytes %d: want 0 (no limit) to 1099511627776", c.budget)}
+	}
+	if _, err := heldStage(c.stage); err != nil {
+		return nil, usageError{err}
 	}
 	if err := checkGates(c.ignore); err != nil {
 		return nil, err

@@ -46,6 +46,7 @@ type suspender interface {
 // It owns a goroutine; the ring's goroutine tells it what arrived, health asks it for its account.
 type governor struct {
 	judge  *govern.Governor
+	held   *govern.Decision // nil = it judges
 	budget govern.Budget
 	sheds  sheds
 	probes suspender
@@ -139,7 +140,7 @@ func (g *governor) turn(now time.Duration) {
 	}
 	s.Files, s.Fixed = g.files, g.fixed
 	s.Shares = g.shares()
-	d := g.judge.Step(s)
+	d := g.step(s)
 	g.act(now, d)
 	g.mu.Lock()
 	g.now = d

@@ -81,6 +81,11 @@ func openTap(ctx context.Context, c config, spec target.Spec, kin []uint32, log 
 	t.cgroups = origin.NewCgroups()
 	t.governor = newGovernor(govern.Budget{Agent: c.cpu, Probes: c.probes, Library: c.library}, t.objects, t.probes, log)
 	t.governor.ns, t.governor.names, t.governor.cgroup = t.gates.hitNs, t.fileNames, t.cgroups.Path
+	if held, _ := heldStage(c.stage); held != nil {
+		if err = t.governor.hold(*held); err != nil {
+			return nil, err
+		}
+	}
 	t.governor.loose = func() (uint64, error) {
 		hits, err := t.objects.Hits([]uint32{0})
 		if err != nil {
