@@ -159,7 +159,8 @@ func (c *crashes) act(one crash, v guard.Verdict) {
 			return
 		}
 		c.log.Warn("a program crashed because it was probed: the probes are taken out for good", append(who, "files", len(files),
-			"remedy", "nothing needs to be done; spile status lists the denied builds, spile-agent allow lets probes in again")...)
+			"remedy", "nothing needs to be done; to see other programs with the same library again, keep probes out of this one "+
+				"(--deny exe=PATH) and then allow the build (spile-agent allow)")...)
 		for _, id := range files {
 			c.deny(id, v.Why, one.evidence())
 		}
