@@ -28,6 +28,10 @@
 // A response may be seen just before its request, where one thread sends and another receives: if the next bytes of the
 // request side follow without a gap, they are that request.
 //
+// A response that is left out on purpose (Shed) is counted by its head like any other, and adrift from its first byte. Of an
+// interim one nothing tells but what follows: after Expect: 100-continue, whether the client sends its body or another
+// request; otherwise a second response that nobody waits for, which is dropped when the next request is later than it.
+//
 // The Parser owns its messages and hands them out until emit returns. A request whose response head was lost, or whose
 // own head was lost, is counted, never emitted.
 package http1
