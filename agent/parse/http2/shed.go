@@ -65,10 +65,11 @@ func (p *Parser) answered(c *call) bool {
 // answer makes a response of what passed. Only where one call was open its time and size are its own.
 func (p *Parser) answer(c *call) {
 	m := p.pool.Get()
-	m.Protocol, m.Shed, m.BodyTruncated = "http/2", true, true
+	m.Protocol, m.Shed = "http/2", true
 	m.Start, m.HeadEnd, m.End = p.shed.last, p.shed.last, p.shed.last
 	if len(p.calls) == 0 { // c was removed
 		m.Start, m.HeadEnd, m.BodyBytes = p.shed.first, p.shed.first, p.shed.bytes
+		m.BodyTruncated = m.BodyBytes > 0
 	}
 	c.resp = m
 }
