@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * How many bytes one cgroup may cost: what its budget says, and, while the ring is nearly full, its share of what is left,
- * so that one that floods the ring leaves room for the others. With cgroup v1 alone every process is in the same one.
+ * How many bytes one cgroup may cost: what its budget says; of long messages, whose ends say little that is new, less; and,
+ * while the ring is nearly full, its share of what is left, so that one that floods the ring leaves room for the others. With cgroup v1 alone every process is in the same one.
  */
 #ifndef SPILE_BUDGET_H
 #define SPILE_BUDGET_H
 
 const volatile __u64 budget_bytes = 0;      /* per second and cgroup; 0 = no limit */
 const volatile __u64 share_bytes = 1 << 20; /* the same under pressure */
+const volatile __u64 body_bytes = 0;        /* the same of messages beyond their first bytes; 0 = no limit */
 
 struct budget {
 	__s64 left; /* bytes */
@@ -27,6 +28,13 @@ struct {
 	__type(key, __u64); /* cgroup */
 	__type(value, struct budget);
 } shares SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, __u64); /* cgroup */
+	__type(value, struct budget);
+} bodies SEC(".maps");
 
 /* Takes n bytes from a bucket that holds what one second gives. */
 static __always_inline bool take(void *buckets, __u64 cgroup, __u64 rate, __u32 n)
@@ -66,6 +74,11 @@ static __always_inline bool take(void *buckets, __u64 cgroup, __u64 rate, __u32 
 static __noinline __attribute__((unused)) bool afford(__u64 cgroup, __u32 n)
 {
 	return take(&budgets, cgroup, budget_bytes, n);
+}
+
+static __noinline __attribute__((unused)) bool afford_body(__u64 cgroup, __u32 n)
+{
+	return take(&bodies, cgroup, body_bytes, n);
 }
 
 static __noinline __attribute__((unused)) bool afford_share(__u64 cgroup, __u32 n)

@@ -26,6 +26,7 @@ enum count {
 	COUNT_BOUND_BY_LENGTH,    /* TLS streams whose socket was found by the lengths of what it moved */
 	COUNT_OLD_CONNS,          /* connections that were open when the hooks came */
 	COUNT_QUIC_BYTES,         /* of selected UDP sockets that speak QUIC */
+	COUNT_BRIEF_BODIES,       /* reads and writes that were cut because the bodies of their cgroup were over budget */
 	COUNT_SHED_BYTES,         /* of responses that the policy does not let be read */
 	COUNT_SHED_HEADS,         /* heads of messages in them */
 	COUNT_SAMPLED_STREAMS,    /* that are not read, because one in some is */

@@ -28,22 +28,36 @@ static __noinline __attribute__((unused)) int refuse_bytes(struct stream *s, __u
 	return 0;
 }
 
-/* What may still be copied of the message at hand. */
-static __always_inline __u32 allowance(const struct stream *s, __u32 d, bool body)
+/* What may be copied of the n bytes of a call: `first` of them, and more while the cgroup's bodies are within their budget. */
+static __always_inline __u32 within(const struct stream *s, __u32 n, __u32 first, __u32 most)
 {
-	__u32 left = capture_bytes, most = message_bytes;
-
-	if (s->shed & SHED_BODIES) {
-		if (body)
-			return BRIEF_DATA_BYTES;
-		if (most > BRIEF_MESSAGE_BYTES)
-			most = BRIEF_MESSAGE_BYTES;
+	if (n > most)
+		n = most;
+	if (n <= first)
+		return n;
+	if (s->shed & SHED_BODIES)
+		return first;
+	if (body_bytes && !afford_body(s->cgroup, n - first)) {
+		count(COUNT_BRIEF_BODIES, 1);
+		return first;
 	}
+	return n;
+}
+
+/* What may still be copied of the message at hand; `body` says that a buffer of HTTP/2 holds nothing else. */
+static __always_inline __u32 allowance(const struct stream *s, __u32 d, __u32 n, bool body)
+{
+	__u32 taken = s->taken[d];
+
+	if (n > capture_bytes)
+		n = capture_bytes;
+	if (body)
+		return within(s, n, BRIEF_DATA_BYTES, n);
 	if (!(s->capped & (1 << d)))
-		return left;
-	if (s->taken[d] >= most)
+		return n;
+	if (taken >= message_bytes)
 		return 0;
-	return most - s->taken[d] < left ? most - s->taken[d] : left;
+	return within(s, n, taken < BRIEF_MESSAGE_BYTES ? BRIEF_MESSAGE_BYTES - taken : 0, message_bytes - taken);
 }
 
 /* Steps over used up and empty iovecs. False where no buffer is left, or it cannot be read. */
@@ -75,13 +89,11 @@ static __noinline __attribute__((unused)) int emit(struct stream *s, struct io *
 		io->flags |= FLAG_SHED;
 		return emit_piece(s, io, 0, 0, io->length);
 	}
-	at.cap = allowance(s, d, !io->beyond);
 	if (!(io->flags & FLAG_UNSEEN)) {
-		__u32 n = io->length < at.cap ? io->length : at.cap;
-
-		if (budget_bytes && !afford(s->cgroup, n))
+		at.cap = allowance(s, d, io->length, !io->beyond);
+		if (budget_bytes && !afford(s->cgroup, at.cap))
 			return refuse_bytes(s, d, io->length, LOSS_BUDGET);
-		if (bpf_ringbuf_query(&data_ring, BPF_RB_AVAIL_DATA) > pressure_bytes && !afford_share(s->cgroup, n))
+		if (bpf_ringbuf_query(&data_ring, BPF_RB_AVAIL_DATA) > pressure_bytes && !afford_share(s->cgroup, at.cap))
 			return refuse_bytes(s, d, io->length, LOSS_PRESSURE);
 	}
 	/*

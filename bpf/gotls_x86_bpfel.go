@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	gotlsMapBodies            = "bodies"
 	gotlsMapBudgets           = "budgets"
 	gotlsMapConns             = "conns"
 	gotlsMapControlRing       = "control_ring"
@@ -45,6 +46,7 @@ const (
 	gotlsProgGoReadEnter      = "go_read_enter"
 	gotlsProgGoReadExit       = "go_read_exit"
 	gotlsProgGoWriteEnter     = "go_write_enter"
+	gotlsVarBodyBytes         = "body_bytes"
 	gotlsVarBudgetBytes       = "budget_bytes"
 	gotlsVarCaptureBytes      = "capture_bytes"
 	gotlsVarExcludeCgroups    = "exclude_cgroups"
@@ -109,6 +111,7 @@ type gotlsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type gotlsMapSpecs struct {
+	Bodies       *ebpf.MapSpec `ebpf:"bodies"`
 	Budgets      *ebpf.MapSpec `ebpf:"budgets"`
 	Conns        *ebpf.MapSpec `ebpf:"conns"`
 	ControlRing  *ebpf.MapSpec `ebpf:"control_ring"`
@@ -139,6 +142,7 @@ type gotlsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type gotlsVariableSpecs struct {
+	BodyBytes      *ebpf.VariableSpec `ebpf:"body_bytes"`
 	BudgetBytes    *ebpf.VariableSpec `ebpf:"budget_bytes"`
 	CaptureBytes   *ebpf.VariableSpec `ebpf:"capture_bytes"`
 	ExcludeCgroups *ebpf.VariableSpec `ebpf:"exclude_cgroups"`
@@ -170,6 +174,7 @@ func (o *gotlsObjects) Close() error {
 //
 // It can be passed to loadGotlsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type gotlsMaps struct {
+	Bodies       *ebpf.Map `ebpf:"bodies"`
 	Budgets      *ebpf.Map `ebpf:"budgets"`
 	Conns        *ebpf.Map `ebpf:"conns"`
 	ControlRing  *ebpf.Map `ebpf:"control_ring"`
@@ -198,6 +203,7 @@ type gotlsMaps struct {
 
 func (m *gotlsMaps) Close() error {
 	return _GotlsClose(
+		m.Bodies,
 		m.Budgets,
 		m.Conns,
 		m.ControlRing,
@@ -229,6 +235,7 @@ func (m *gotlsMaps) Close() error {
 //
 // It can be passed to loadGotlsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type gotlsVariables struct {
+	BodyBytes      *ebpf.Variable `ebpf:"body_bytes"`
 	BudgetBytes    *ebpf.Variable `ebpf:"budget_bytes"`
 	CaptureBytes   *ebpf.Variable `ebpf:"capture_bytes"`
 	ExcludeCgroups *ebpf.Variable `ebpf:"exclude_cgroups"`

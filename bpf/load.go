@@ -20,6 +20,7 @@ type Options struct {
 	CaptureBytes  int      // at most per read or write; 0 = 64 KiB
 	MessageBytes  int      // at most per message of HTTP/1; 0 = 64 KiB
 	BudgetBytes   int64    // at most per second and cgroup; 0 = no limit
+	BodyBytes     int64    // the same of messages beyond their first 4 KiB, which are cut; 0 = no limit
 	SocketRung    string   // one of Rungs()'s values for "socket"; "" = the best that this kernel takes
 	NoUprobeMulti bool     // attach by perf events even where uprobe_multi exists
 	ExcludePIDs   []uint32 // never watched, besides this process
@@ -119,6 +120,9 @@ func (o *Options) fill() error {
 	if o.BudgetBytes < 0 || o.BudgetBytes > maxBudgetBytes {
 		return fmt.Errorf("%w: a budget is 0 (none) to %d bytes a second, not %d", ErrOption, int64(maxBudgetBytes), o.BudgetBytes)
 	}
+	if o.BodyBytes < 0 || o.BodyBytes > maxBudgetBytes {
+		return fmt.Errorf("%w: a budget of bodies is 0 (none) to %d bytes a second, not %d", ErrOption, int64(maxBudgetBytes), o.BodyBytes)
+	}
 	return o.Select.check()
 }
 
@@ -145,6 +149,7 @@ func loadSpecs(options Options) (s specs, err error) {
 			"capture_bytes":   uint32(options.CaptureBytes),
 			"message_bytes":   uint32(options.MessageBytes),
 			"budget_bytes":    uint64(options.BudgetBytes),
+			"body_bytes":      uint64(options.BodyBytes),
 			"pressure_bytes":  uint64(options.RingBytes) / 4 * 3,
 			"share_bytes":     uint64(options.RingBytes) / 16,
 		} {

@@ -85,6 +85,27 @@ func TestBudget(t *testing.T) {
 	}
 }
 
+// Over the budget of bodies the first 4 KiB of each message come, and the rest is told to be missing.
+func TestBodyBudget(t *testing.T) {
+	tp := start(t, Options{BodyBytes: 1})
+	_, port := serve(t, true, echo)
+	tp.run("python3", "-c", wholeRequests, fmt.Sprint(port))
+	s := only(t, tp.settle(), "python3", layerTLS)
+	if s.close == nil || s.close.Heads != 3 || s.close.PeerHeads != 3 || strings.Count(string(s.side[egress].data), "POST /big/") != 3 {
+		t.Fatalf("closed %+v, want 3 messages in each direction, all with their heads", s.close)
+	}
+	// One may go into debt.
+	if n := len(s.side[egress].data); n < 3*briefMessage || n > 3*briefMessage+21_000 {
+		t.Errorf("%d bytes of requests copied, want 4 KiB of each and one whole at most", n)
+	}
+	if tp.count("brief_bodies") == 0 {
+		t.Error("no message was said to be cut")
+	}
+	if lost := tp.count("budget_heads") + tp.count("pressure_heads"); lost != 0 {
+		t.Errorf("%d messages lost", lost)
+	}
+}
+
 // Real QUIC Initial packets are as large, and begin, like these; the rest is ciphertext to everyone.
 const quicTalk = `
 import socket, sys, os

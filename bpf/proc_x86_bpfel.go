@@ -106,41 +106,42 @@ const (
 	procCountCOUNT_BOUND_BY_LENGTH    procCount = 16
 	procCountCOUNT_OLD_CONNS          procCount = 17
 	procCountCOUNT_QUIC_BYTES         procCount = 18
-	procCountCOUNT_SHED_BYTES         procCount = 19
-	procCountCOUNT_SHED_HEADS         procCount = 20
-	procCountCOUNT_SAMPLED_STREAMS    procCount = 21
-	procCountCOUNT_SAMPLED_BYTES      procCount = 22
-	procCountCOUNT_SAMPLED_HEADS      procCount = 23
-	procCountLOST_RING_FULL           procCount = 24
-	procCountLOST_RING_FULL_BYTES     procCount = 25
-	procCountLOST_RING_FULL_HEADS     procCount = 26
-	procCountLOST_CONTROL_RING_FULL   procCount = 27
-	procCountLOST_CONNS_FULL          procCount = 28
-	procCountLOST_STREAMS_FULL        procCount = 29
-	procCountLOST_CALLS_FULL          procCount = 30
-	procCountLOST_CALLS_NESTED        procCount = 31
-	procCountLOST_CALLS_ABANDONED     procCount = 32
-	procCountLOST_CALLS_KILLED        procCount = 33
-	procCountLOST_ORPHAN_RETURNS      procCount = 34
-	procCountLOST_COVERAGE_FULL       procCount = 35
-	procCountLOST_MPTCP_BYTES         procCount = 36
-	procCountLOST_MEMORY_FULL         procCount = 37
-	procCountLOST_PREFIXES_FULL       procCount = 38
-	procCountLOST_PIDS_FULL           procCount = 39
-	procCountLOST_USER_FAULTS         procCount = 40
-	procCountLOST_USER_FAULT_BYTES    procCount = 41
-	procCountLOST_BUDGET_CALLS        procCount = 42
-	procCountLOST_BUDGET_BYTES        procCount = 43
-	procCountLOST_BUDGET_HEADS        procCount = 44
-	procCountLOST_PRESSURE_CALLS      procCount = 45
-	procCountLOST_PRESSURE_BYTES      procCount = 46
-	procCountLOST_PRESSURE_HEADS      procCount = 47
-	procCountLOST_BUDGETS_FULL        procCount = 48
-	procCountLOST_RETURNS             procCount = 49
-	procCountLOST_FRAMES              procCount = 50
-	procCountLOST_TRUNCATED_BYTES     procCount = 51
-	procCountLOST_UNSEEN_BYTES        procCount = 52
-	procCountCOUNT_MAX                procCount = 53
+	procCountCOUNT_BRIEF_BODIES       procCount = 19
+	procCountCOUNT_SHED_BYTES         procCount = 20
+	procCountCOUNT_SHED_HEADS         procCount = 21
+	procCountCOUNT_SAMPLED_STREAMS    procCount = 22
+	procCountCOUNT_SAMPLED_BYTES      procCount = 23
+	procCountCOUNT_SAMPLED_HEADS      procCount = 24
+	procCountLOST_RING_FULL           procCount = 25
+	procCountLOST_RING_FULL_BYTES     procCount = 26
+	procCountLOST_RING_FULL_HEADS     procCount = 27
+	procCountLOST_CONTROL_RING_FULL   procCount = 28
+	procCountLOST_CONNS_FULL          procCount = 29
+	procCountLOST_STREAMS_FULL        procCount = 30
+	procCountLOST_CALLS_FULL          procCount = 31
+	procCountLOST_CALLS_NESTED        procCount = 32
+	procCountLOST_CALLS_ABANDONED     procCount = 33
+	procCountLOST_CALLS_KILLED        procCount = 34
+	procCountLOST_ORPHAN_RETURNS      procCount = 35
+	procCountLOST_COVERAGE_FULL       procCount = 36
+	procCountLOST_MPTCP_BYTES         procCount = 37
+	procCountLOST_MEMORY_FULL         procCount = 38
+	procCountLOST_PREFIXES_FULL       procCount = 39
+	procCountLOST_PIDS_FULL           procCount = 40
+	procCountLOST_USER_FAULTS         procCount = 41
+	procCountLOST_USER_FAULT_BYTES    procCount = 42
+	procCountLOST_BUDGET_CALLS        procCount = 43
+	procCountLOST_BUDGET_BYTES        procCount = 44
+	procCountLOST_BUDGET_HEADS        procCount = 45
+	procCountLOST_PRESSURE_CALLS      procCount = 46
+	procCountLOST_PRESSURE_BYTES      procCount = 47
+	procCountLOST_PRESSURE_HEADS      procCount = 48
+	procCountLOST_BUDGETS_FULL        procCount = 49
+	procCountLOST_RETURNS             procCount = 50
+	procCountLOST_FRAMES              procCount = 51
+	procCountLOST_TRUNCATED_BYTES     procCount = 52
+	procCountLOST_UNSEEN_BYTES        procCount = 53
+	procCountCOUNT_MAX                procCount = 54
 )
 
 type procCoverage struct {
@@ -364,6 +365,7 @@ type procTlsStream struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	procMapBodies          = "bodies"
 	procMapBudgets         = "budgets"
 	procMapConns           = "conns"
 	procMapControlRing     = "control_ring"
@@ -394,6 +396,7 @@ const (
 	procProgProcessExit    = "process_exit"
 	procProgProcessFork    = "process_fork"
 	procProgSignalDeliver  = "signal_deliver"
+	procVarBodyBytes       = "body_bytes"
 	procVarBudgetBytes     = "budget_bytes"
 	procVarCaptureBytes    = "capture_bytes"
 	procVarExcludeCgroups  = "exclude_cgroups"
@@ -460,6 +463,7 @@ type procProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type procMapSpecs struct {
+	Bodies       *ebpf.MapSpec `ebpf:"bodies"`
 	Budgets      *ebpf.MapSpec `ebpf:"budgets"`
 	Conns        *ebpf.MapSpec `ebpf:"conns"`
 	ControlRing  *ebpf.MapSpec `ebpf:"control_ring"`
@@ -491,6 +495,7 @@ type procMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type procVariableSpecs struct {
+	BodyBytes       *ebpf.VariableSpec `ebpf:"body_bytes"`
 	BudgetBytes     *ebpf.VariableSpec `ebpf:"budget_bytes"`
 	CaptureBytes    *ebpf.VariableSpec `ebpf:"capture_bytes"`
 	ExcludeCgroups  *ebpf.VariableSpec `ebpf:"exclude_cgroups"`
@@ -524,6 +529,7 @@ func (o *procObjects) Close() error {
 //
 // It can be passed to loadProcObjects or ebpf.CollectionSpec.LoadAndAssign.
 type procMaps struct {
+	Bodies       *ebpf.Map `ebpf:"bodies"`
 	Budgets      *ebpf.Map `ebpf:"budgets"`
 	Conns        *ebpf.Map `ebpf:"conns"`
 	ControlRing  *ebpf.Map `ebpf:"control_ring"`
@@ -553,6 +559,7 @@ type procMaps struct {
 
 func (m *procMaps) Close() error {
 	return _ProcClose(
+		m.Bodies,
 		m.Budgets,
 		m.Conns,
 		m.ControlRing,
@@ -585,6 +592,7 @@ func (m *procMaps) Close() error {
 //
 // It can be passed to loadProcObjects or ebpf.CollectionSpec.LoadAndAssign.
 type procVariables struct {
+	BodyBytes       *ebpf.Variable `ebpf:"body_bytes"`
 	BudgetBytes     *ebpf.Variable `ebpf:"budget_bytes"`
 	CaptureBytes    *ebpf.Variable `ebpf:"capture_bytes"`
 	ExcludeCgroups  *ebpf.Variable `ebpf:"exclude_cgroups"`

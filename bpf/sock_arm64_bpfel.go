@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	sockMapBodies            = "bodies"
 	sockMapBudgets           = "budgets"
 	sockMapConns             = "conns"
 	sockMapControlRing       = "control_ring"
@@ -56,6 +57,7 @@ const (
 	sockProgTcpSendpageEnter = "tcp_sendpage_enter"
 	sockProgTcpSendpageExit  = "tcp_sendpage_exit"
 	sockProgTcpSendpageFexit = "tcp_sendpage_fexit"
+	sockVarBodyBytes         = "body_bytes"
 	sockVarBudgetBytes       = "budget_bytes"
 	sockVarCaptureBytes      = "capture_bytes"
 	sockVarExcludeCgroups    = "exclude_cgroups"
@@ -132,6 +134,7 @@ type sockProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockMapSpecs struct {
+	Bodies       *ebpf.MapSpec `ebpf:"bodies"`
 	Budgets      *ebpf.MapSpec `ebpf:"budgets"`
 	Conns        *ebpf.MapSpec `ebpf:"conns"`
 	ControlRing  *ebpf.MapSpec `ebpf:"control_ring"`
@@ -161,6 +164,7 @@ type sockMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type sockVariableSpecs struct {
+	BodyBytes      *ebpf.VariableSpec `ebpf:"body_bytes"`
 	BudgetBytes    *ebpf.VariableSpec `ebpf:"budget_bytes"`
 	CaptureBytes   *ebpf.VariableSpec `ebpf:"capture_bytes"`
 	ExcludeCgroups *ebpf.VariableSpec `ebpf:"exclude_cgroups"`
@@ -192,6 +196,7 @@ func (o *sockObjects) Close() error {
 //
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockMaps struct {
+	Bodies       *ebpf.Map `ebpf:"bodies"`
 	Budgets      *ebpf.Map `ebpf:"budgets"`
 	Conns        *ebpf.Map `ebpf:"conns"`
 	ControlRing  *ebpf.Map `ebpf:"control_ring"`
@@ -219,6 +224,7 @@ type sockMaps struct {
 
 func (m *sockMaps) Close() error {
 	return _SockClose(
+		m.Bodies,
 		m.Budgets,
 		m.Conns,
 		m.ControlRing,
@@ -249,6 +255,7 @@ func (m *sockMaps) Close() error {
 //
 // It can be passed to loadSockObjects or ebpf.CollectionSpec.LoadAndAssign.
 type sockVariables struct {
+	BodyBytes      *ebpf.Variable `ebpf:"body_bytes"`
 	BudgetBytes    *ebpf.Variable `ebpf:"budget_bytes"`
 	CaptureBytes   *ebpf.Variable `ebpf:"capture_bytes"`
 	ExcludeCgroups *ebpf.Variable `ebpf:"exclude_cgroups"`

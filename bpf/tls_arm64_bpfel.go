@@ -16,6 +16,7 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	tlsMapBodies             = "bodies"
 	tlsMapBudgets            = "budgets"
 	tlsMapConns              = "conns"
 	tlsMapControlRing        = "control_ring"
@@ -51,6 +52,7 @@ const (
 	tlsProgSslWriteEnter     = "ssl_write_enter"
 	tlsProgSslWriteEx2Enter  = "ssl_write_ex2_enter"
 	tlsProgSslWriteExEnter   = "ssl_write_ex_enter"
+	tlsVarBodyBytes          = "body_bytes"
 	tlsVarBudgetBytes        = "budget_bytes"
 	tlsVarCaptureBytes       = "capture_bytes"
 	tlsVarExcludeCgroups     = "exclude_cgroups"
@@ -121,6 +123,7 @@ type tlsProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tlsMapSpecs struct {
+	Bodies       *ebpf.MapSpec `ebpf:"bodies"`
 	Budgets      *ebpf.MapSpec `ebpf:"budgets"`
 	Conns        *ebpf.MapSpec `ebpf:"conns"`
 	ControlRing  *ebpf.MapSpec `ebpf:"control_ring"`
@@ -151,6 +154,7 @@ type tlsMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tlsVariableSpecs struct {
+	BodyBytes      *ebpf.VariableSpec `ebpf:"body_bytes"`
 	BudgetBytes    *ebpf.VariableSpec `ebpf:"budget_bytes"`
 	CaptureBytes   *ebpf.VariableSpec `ebpf:"capture_bytes"`
 	ExcludeCgroups *ebpf.VariableSpec `ebpf:"exclude_cgroups"`
@@ -182,6 +186,7 @@ func (o *tlsObjects) Close() error {
 //
 // It can be passed to loadTlsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tlsMaps struct {
+	Bodies       *ebpf.Map `ebpf:"bodies"`
 	Budgets      *ebpf.Map `ebpf:"budgets"`
 	Conns        *ebpf.Map `ebpf:"conns"`
 	ControlRing  *ebpf.Map `ebpf:"control_ring"`
@@ -210,6 +215,7 @@ type tlsMaps struct {
 
 func (m *tlsMaps) Close() error {
 	return _TlsClose(
+		m.Bodies,
 		m.Budgets,
 		m.Conns,
 		m.ControlRing,
@@ -241,6 +247,7 @@ func (m *tlsMaps) Close() error {
 //
 // It can be passed to loadTlsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tlsVariables struct {
+	BodyBytes      *ebpf.Variable `ebpf:"body_bytes"`
 	BudgetBytes    *ebpf.Variable `ebpf:"budget_bytes"`
 	CaptureBytes   *ebpf.Variable `ebpf:"capture_bytes"`
 	ExcludeCgroups *ebpf.Variable `ebpf:"exclude_cgroups"`

@@ -92,7 +92,7 @@ func (p program) compare(other program) int { return strings.Compare(p.String(),
 func verifyAll(t *testing.T) map[program]int {
 	t.Helper()
 	every := Rules{NetNS: []uint32{1}, CgroupFDs: []int{0}, Exe: true, PIDs: []uint32{1}, Ports: []uint16{1}}
-	options := Options{Select: Selector{Include: every, Exclude: every}, RingBytes: minRingBytes, BudgetBytes: 1 << 20}
+	options := Options{Select: Selector{Include: every, Exclude: every}, RingBytes: minRingBytes, BudgetBytes: 1 << 20, BodyBytes: 1 << 20}
 	if err := errors.Join(options.fill(), rlimit.RemoveMemlock()); err != nil {
 		t.Fatal(err)
 	}
