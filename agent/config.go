@@ -27,6 +27,7 @@ type config struct {
 	ringBytes int
 	message   int
 	budget    int64
+	bodies    int64
 	cpu       float64
 	probes    float64
 	library   float64
@@ -62,11 +63,12 @@ func (c *config) flags() *flag.FlagSet {
 	f.IntVar(&c.ringBytes, "ring-bytes", 16<<20, "`bytes` of the ring between kernel and agent, a power of two")
 	f.IntVar(&c.message, "message-bytes", 64<<10, "most `bytes` that are copied of one HTTP/1 message; sizes are told all the same")
 	f.Int64Var(&c.budget, "budget-bytes", 0, "most `bytes` a second that are copied from one cgroup; what is over it is counted (0 = no limit)")
+	f.Int64Var(&c.bodies, "body-bytes", 8<<20, "most `bytes` a second that are copied from one cgroup of what its messages have beyond 4 KiB;\nover it messages are cut there and say so (0 = no limit)")
 	f.Float64Var(&c.cpu, "cpu-budget", 1, "`cores` that the agent itself may use, over ten seconds; beyond it less is taken in, step by step (0 = no limit)")
 	f.Float64Var(&c.probes, "probe-budget", float64(runtime.NumCPU())/2, "`cores` that probes may cost the watched programs; beyond it the dearest file is detached for a while\n(0 = no limit; default: half of the processors)")
 	f.Float64Var(&c.library, "library-budget", 0, "the same for one library, which then rests for ten minutes (0 = no limit)")
 	f.StringVar(&c.stage, "governor-stage", "", "hold this `stage` whatever it costs: full, no_bodies, no_responses or sampled (one connection in 8);\nbudgets then decide nothing (default: they decide)")
-	f.StringVar(&c.hook, "socket-hook", "", "force a `rung` of the socket hooks: tp_btf, kprobe or syscall (default: the best this kernel has)")
+	f.StringVar(&c.hook, "socket-hook", "", "force a `rung` of the socket hooks: tp_btf, fexit, kprobe or syscall (default: the best this kernel has)")
 	f.Var(&c.deny, "deny", "processes that no probe may be in: exe=GLOB or cgroup=PATH; `entry` may be given many times")
 	f.Var(&c.ignore, "ignore-gate", "attach although this test of the host was refused: uretprobe_seccomp or preempt; programs may crash;\n`name` may be given many times")
 	f.Int64Var(&c.spool, "spool-bytes", 256<<20, "`bytes` of calls kept on disk while the collector is away; the oldest go first, counted")
@@ -113,6 +115,9 @@ func (c *config) parse(args []string, env func(string) (string, bool)) ([]string
 		if !(cores >= 0 && cores <= 1<<16) { // NaN too
 			return nil, usageError{fmt.Errorf("--%s %g: want 0 (no limit) to 65536 cores", name, cores)}
 		}
+	}
+	if c.bodies < 0 || c.bodies > 1<<40 {
+		return nil, usageError{fmt.Errorf("--body-bytes %d: want 0 (no limit) to 1099511627776", c.bodies)}
 	}
 	if c.output != "table" && c.output != "json" {
 		return nil, usageError{fmt.Errorf("-o %s: want table or json", c.output)}

@@ -64,6 +64,7 @@ func openTap(ctx context.Context, c config, spec target.Spec, kin []uint32, log 
 		RingBytes:    c.ringBytes,
 		MessageBytes: c.message,
 		BudgetBytes:  c.budget,
+		BodyBytes:    c.bodies,
 		SocketRung:   c.hook,
 		ExcludePIDs:  kin,
 	}); err != nil {
