@@ -13,6 +13,17 @@ import (
 // maxArrivals is how many cgroups are told apart within a second.
 const maxArrivals = 4096
 
+// rootCgroup is the id of the root of cgroup v2 (kernfs numbers it 1): who is in it was put nowhere, and is not one of many.
+const rootCgroup = 1
+
+// cgroupOf is what work is told apart by; 0 = by nothing.
+func cgroupOf(id uint64) uint64 {
+	if id == rootCgroup {
+		return 0
+	}
+	return id
+}
+
 // arrivals counts what comes, by cgroup. It belongs to the ring's goroutine, and costs a look at the last cgroup for each
 // chunk.
 type arrivals struct {
@@ -21,10 +32,10 @@ type arrivals struct {
 }
 
 func (a *arrivals) add(c *chunk.Chunk) {
-	if a.last == nil || a.last.Cgroup != c.Owner.Cgroup {
-		s := a.by[c.Owner.Cgroup]
+	id := cgroupOf(c.Owner.Cgroup)
+	if a.last == nil || a.last.Cgroup != id {
+		s := a.by[id]
 		if s == nil {
-			id := c.Owner.Cgroup
 			if len(a.by) >= maxArrivals {
 				id = 0 // stands for the rest
 			}

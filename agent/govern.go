@@ -285,10 +285,10 @@ func (g *governor) shares() []govern.Share {
 		if l.Reason == "sampled" {
 			continue // nobody asked for it
 		}
-		sum := sums[l.Cgroup]
+		sum := sums[cgroupOf(l.Cgroup)]
 		sum.Events += l.Events
 		sum.Bytes += l.Bytes
-		sums[l.Cgroup] = sum
+		sums[cgroupOf(l.Cgroup)] = sum
 	}
 	for cgroup, sum := range sums {
 		old := g.lost[cgroup]

@@ -227,6 +227,24 @@ func TestTheGovernorAfterAStop(t *testing.T) {
 	}
 }
 
+// On a host without cgroup v2 everybody is in its root: nobody is degraded in the name of all.
+func TestTheRootIsNoCgroupOfItsOwn(t *testing.T) {
+	w := newGoverned(govern.Budget{Agent: 1})
+	in := &arrivals{by: map[uint64]*govern.Share{}}
+	w.in = 0
+	for range 12 {
+		for range 1000 {
+			in.add(&chunk.Chunk{Owner: chunk.Owner{Cgroup: rootCgroup}, Data: make([]byte, 1<<16)})
+		}
+		in.hand(w.governor)
+		w.host.losses = []bpf.CgroupLoss{{Cgroup: rootCgroup, Reason: "ring_full", Events: 1_000_000 * uint64(w.at/time.Second)}}
+		w.run(1, 3, nil)
+	}
+	if w.host.one != nil || !w.host.all.Bodies {
+		t.Errorf("%+v %v", w.host.all, w.host.one)
+	}
+}
+
 func TestArrivalsAreBounded(t *testing.T) {
 	in, w := &arrivals{by: map[uint64]*govern.Share{}}, newGoverned(govern.Budget{Agent: 1})
 	const cgroups = 3 * maxArrivals
