@@ -194,7 +194,7 @@ func (g *Governor) up(now time.Duration, d *Decision) {
 	busiest := g.shares.busiest()
 	why := fmt.Sprintf("the agent used %s cores over 10 s, its budget is %s (--cpu-budget)", cores(g.agent.mean()), cores(g.budget.Agent))
 	if !g.isCause() {
-		d.Stuck = why + "; what it takes in is not the cause, so that nothing is left out for it"
+		d.Stuck = why + "; what it takes in is not the cause, so that no more is left out"
 		return
 	}
 	if g.level == topLevel && (g.cgroup == 0 || busiest == g.cgroup) {
