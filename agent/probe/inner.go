@@ -106,6 +106,7 @@ func (r *Registry) moveInside(e *entry, a *attachment, group target.Place) {
 		return
 	}
 	r.learned.decide(a.build, &group, agreed)
+	r.log.Info("probes moved to a cheaper place", "library", a.file.Path, "place", group.Name)
 	r.describe(e, a)
 }
 
