@@ -49,7 +49,7 @@ func (p *product) climb(within time.Duration, last string, at func(stage string)
 // metrics say so, and when the load is over everything is taken in again.
 func TestSafetyGovernor(t *testing.T) {
 	needsRoot(t)
-	t.Setenv("SPILE_CPU_BUDGET", "0.05")
+	t.Setenv("SPILE_CPU_BUDGET", "0.02")
 	server := startOwnNginx(t)
 	p := up(t)
 	const perSecond = 1200
