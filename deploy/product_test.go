@@ -54,7 +54,13 @@ type (
 			Counts   []countLine
 			Probes   []struct{ Library, Path, State, Reason string }
 			Coverage []coverageLine
+
+			CgroupLosses []lossLine `json:"cgroup_losses"`
 		}
+	}
+	lossLine struct {
+		Cgroup, Reason      string
+		Calls, Bytes, Heads uint64
 	}
 	coverageLine struct {
 		PID                        int

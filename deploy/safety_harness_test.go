@@ -94,9 +94,9 @@ func codeOf(t testing.TB, pid int) []mapping {
 	return all
 }
 
-// breakpoints counts the bytes of a process's code that are not those of the file that it maps: what a probe that lies there
-// put in their place, and what one that was taken out left behind.
-func breakpoints(t testing.TB, pid int) (altered, compared int) {
+// eachCode compares the pieces of code of a process with the files that it maps: altered bytes are what a probe that lies there
+// put in their place, or what one that was taken out left behind.
+func eachCode(t testing.TB, pid int, tell func(m mapping, altered, compared int)) {
 	t.Helper()
 	memory, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
 	must(t, err)
@@ -117,16 +117,19 @@ func breakpoints(t testing.TB, pid int) (altered, compared int) {
 		}
 		_, err = memory.ReadAt(got[:n], m.start)
 		must(t, err)
-		compared += n
-		if bytes.Equal(want[:n], got[:n]) {
-			continue
-		}
+		altered := 0
 		for i := range n {
 			if want[i] != got[i] {
 				altered++
 			}
 		}
+		tell(m, altered, n)
 	}
+}
+
+func breakpoints(t testing.TB, pid int) (altered, compared int) {
+	t.Helper()
+	eachCode(t, pid, func(_ mapping, a, c int) { altered, compared = altered+a, compared+c })
 	return altered, compared
 }
 
