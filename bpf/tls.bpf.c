@@ -115,7 +115,12 @@ static __always_inline void on_return(struct pt_regs *ctx)
 
 	if (!leave(&who, PT_REGS_SP(ctx), &call) || call.kind == CALL_HANDSHAKE || ret <= 0)
 		return;
-	if (call.done && bpf_probe_read_user(&n, sizeof(n), (void *)call.done)) {
+	/*
+	 * A call that an inner probe took over may end at the outer one, while probes move: then its result is on a frame that
+	 * is gone, and a length that was returned (more than 1) is the better answer.
+	 */
+	if (call.done && !(ret > 1 && PT_REGS_SP(ctx) != call.sp + sizeof(call.sp)) &&
+	    bpf_probe_read_user(&n, sizeof(n), (void *)call.done)) {
 		count(LOST_USER_FAULTS, 1);
 		return;
 	}
