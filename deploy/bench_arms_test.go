@@ -20,9 +20,9 @@ type arm struct {
 
 // armed is an arm that is in force.
 type armed struct {
-	port   int                           // where clients ask; 0 = the server itself
-	costs  map[string]int                // who works besides the server → process
-	settle func(sent int) (seen float64) // waits until everything sent since the last time is counted; nil = the arm sees nothing
+	port   int                                            // where clients ask; 0 = the server itself
+	costs  map[string]int                                 // who works besides the server → process
+	settle func(sent int, progress func()) (seen float64) // waits until everything sent since the last time is counted; nil = the arm sees nothing
 	end    func()
 }
 
@@ -35,7 +35,8 @@ const (
 	armNginxHop   = "nginx hop"
 	armHaproxyHop = "haproxy hop"
 
-	stageFull = "full"
+	stageFull    = "full"
+	stageSampled = "sampled"
 )
 
 // benchArms lists what a server is measured under, besides alone: the first under everything.
@@ -88,13 +89,14 @@ func floor(at, does string) func(*bench, benchServer, int) *armed {
 		if does == "copy" {
 			var records, lost uint64
 			a.costs = map[string]int{"agent": p.Process.Pid}
-			a.settle = func(int) float64 {
+			a.settle = func(_ int, progress func()) float64 {
 				var r, l, bytes uint64
 				fmt.Fprintln(stdin)
 				line, err := answers.ReadString('\n')
 				must(b.t, err)
 				_, err = fmt.Sscan(line, &r, &l, &bytes)
 				must(b.t, err)
+				progress()
 				share := float64(r-records) / max(1, float64(r-records+l-lost))
 				if r == records {
 					share = 0
@@ -129,6 +131,7 @@ func spileAt(stage string) func(*bench, benchServer, int) *armed {
 type watched struct {
 	*product
 	stopped     *stopped
+	stage       string
 	known, lost uint64
 }
 
@@ -148,7 +151,7 @@ func (b *bench) watch(stage, learned string) *watched {
 		output(b.t, "cp", "-a", learned+"/.", data)
 	}
 	t := stoppable(b.t)
-	w := &watched{product: upIn(t, data, b.targets()...), stopped: t}
+	w := &watched{product: upIn(t, data, b.targets()...), stopped: t, stage: stage}
 	w.known, w.lost = w.total(), w.given()
 	return w
 }
@@ -219,15 +222,18 @@ func (b *bench) targets() []string {
 	return []string{"--target", "netns=self", "--target", "!exe=/usr/bin/h2load", "--target", "!exe=" + self}
 }
 
-// settle waits until the inventory has the calls that were sent, or until the agent knows what became of all of them.
-func (w *watched) settle(sent int) float64 {
+// settle waits until the inventory has the calls that were sent, or until the agent knows what became of all of them. It
+// tells of each step: what an idle agent uses while nothing comes any more is not the calls'.
+func (w *watched) settle(sent int, progress func()) float64 {
 	w.t.Helper()
 	total, since := w.total(), time.Now()
+	progress()
 	for total < w.known+uint64(sent) && time.Since(since) < patience {
 		time.Sleep(300 * time.Millisecond)
 		if now := w.total(); now != total {
 			total, since = now, time.Now()
-		} else if time.Since(since) > secondGlance && total+w.given() >= w.known+w.lost+uint64(sent) {
+			progress()
+		} else if time.Since(since) > secondGlance && (w.stage == stageSampled || total+w.given() >= w.known+w.lost+uint64(sent)) {
 			break
 		}
 	}
@@ -315,5 +321,5 @@ func offeredStages(t testing.TB) []string {
 	if !strings.Contains(help.String(), "--governor-stage") {
 		return nil
 	}
-	return []string{"no_bodies", "no_responses", "sampled"}
+	return []string{"no_bodies", "no_responses", stageSampled}
 }

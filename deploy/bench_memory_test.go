@@ -79,7 +79,7 @@ func (b *bench) measureCrowd() {
 			}
 		}
 	}
-	b.crowdSeen = p.settle(crowdSize * crowdCalls)
+	b.crowdSeen = p.settle(crowdSize*crowdCalls, func() {})
 	for range 10 {
 		if m := occupiedBy(b.t, p.agentPID()); m.resident > b.crowd.resident {
 			b.crowd = m
