@@ -13,7 +13,7 @@ func TestMemoryLimit(t *testing.T) {
 	}{
 		{0, goMemoryBytes},
 		{6 << 20, goMemoryBytes},
-		{10 << 20, 15<<20 + fixedBytes},
+		{20 << 20, 30<<20 + fixedBytes},
 		{1 << 30, 3<<29 + fixedBytes},
 	} {
 		if got := memoryLimit(c.live); got != c.want {
