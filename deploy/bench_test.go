@@ -72,7 +72,9 @@ func TestBench(t *testing.T) {
 func TestBenchPlumbing(t *testing.T) {
 	needsRoot(t)
 	b := newBench(t, 1, 300)
-	b.stages = slices.DeleteFunc(b.stages, func(s string) bool { return s == stageSampled }) // nobody knows when the last of its calls is there
+	if len(b.stages) > 0 {
+		b.stages = b.stages[:1] // the others show calls without a status, which make no endpoint, or a part of all calls
+	}
 	for _, s := range benchServers(t) {
 		s.loads = []benchLoad{s.loads[0], s.loads[len(s.loads)-1]}
 		b.measure(s, func(a arm) bool { return s.first || a.name == armCopy || a.name == armSpile })
