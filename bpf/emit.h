@@ -3,6 +3,8 @@
 #ifndef SPILE_EMIT_H
 #define SPILE_EMIT_H
 
+#define EVENT_BYTES 256 /* that a small event takes in the ring, at most: many of them fill it too */
+
 const volatile __u64 pressure_bytes = 24 << 20; /* in the ring, from which on a cgroup gets its share only */
 
 /* Bytes that the cgroup may not cost: like a full ring, they show as a gap with a place and a number of heads. */
@@ -93,7 +95,7 @@ static __noinline __attribute__((unused)) int emit(struct stream *s, struct io *
 		at.cap = allowance(s, d, io->length, !io->beyond);
 		if (budget_bytes && !afford(s->cgroup, at.cap))
 			return refuse_bytes(s, d, io->length, LOSS_BUDGET);
-		if (bpf_ringbuf_query(&data_ring, BPF_RB_AVAIL_DATA) > pressure_bytes && !afford_share(s->cgroup, at.cap))
+		if (bpf_ringbuf_query(&data_ring, BPF_RB_AVAIL_DATA) > pressure_bytes && !afford_share(s->cgroup, at.cap + EVENT_BYTES))
 			return refuse_bytes(s, d, io->length, LOSS_PRESSURE);
 	}
 	/*
