@@ -133,7 +133,7 @@ func (r *Registry) closeAll(parts []*part, room chan struct{}) {
 	var out sync.WaitGroup
 	for _, p := range parts {
 		for _, l := range p.links {
-			out.Go(func() { closeIn(room, l) })
+			out.Go(func() { r.closeIn(room, l) })
 		}
 	}
 	out.Wait()
@@ -142,9 +142,20 @@ func (r *Registry) closeAll(parts []*part, room chan struct{}) {
 	}
 }
 
-func closeIn(room chan struct{}, l link.Link) {
-	room <- struct{}{}
+func (r *Registry) closeIn(room chan struct{}, l link.Link) {
+	select {
+	case room <- struct{}{}:
+	case <-r.late:
+		return
+	}
 	defer func() { <-room }()
+	r.closing.Add(1)
+	defer r.closing.Done()
+	select {
+	case <-r.late: // after closing was raised: whoever waits for that sees all that is begun
+		return
+	default:
+	}
 	// A close of a descriptor that we own can only fail after it took effect.
 	_ = l.Close()
 }

@@ -75,7 +75,12 @@ func (r *Registry) abandon(a *attachment) { r.detach(&entry{at: a}, r.slotsOut, 
 // ErrLeft says that probes were still being detached when time ran out. They go when the process ends.
 var ErrLeft = errors.New("detaching took too long; the rest goes with the process")
 
-// Close detaches everything, for as long as ctx allows.
+// lastCloses bounds the wait for what the kernel is at when time has run out.
+const lastCloses = 10 * time.Second
+
+// Close detaches everything. When ctx ends it begins nothing new, and waits for what the kernel is at: a process that is
+// killed in the middle of a detach leaves its breakpoint behind (the kernel's uprobe_unregister gives up when a signal is
+// pending), while one that ends takes the rest along.
 func (r *Registry) Close(ctx context.Context) error {
 	r.mu.Lock()
 	if !r.closed {
@@ -101,6 +106,16 @@ func (r *Registry) Close(ctx context.Context) error {
 	case <-done:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("detach %d files: %w", n, ErrLeft)
 	}
+	r.lateOnce.Do(func() { close(r.late) })
+	closed := make(chan struct{})
+	go func() {
+		r.closing.Wait()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(lastCloses):
+	}
+	return fmt.Errorf("detach %d files: %w", n, ErrLeft)
 }

@@ -45,6 +45,9 @@ type Registry struct {
 	kick      chan struct{}
 	breaks    chan os.Signal
 	stop      chan struct{}
+	late      chan struct{} // no link is closed any more
+	lateOnce  sync.Once
+	closing   sync.WaitGroup // links that the kernel is at
 	swept     chan struct{}
 	looked    chan struct{}
 	advanced  chan struct{}
@@ -92,7 +95,7 @@ func New(c Config) (*Registry, error) {
 		files: map[key]*entry{}, aliases: map[target.Identity]target.Identity{}, alone: map[target.Identity]string{}, refused: map[key]string{},
 		slotsOut: make(chan struct{}, maxDetaching), urgent: make(chan struct{}, maxDetaching), moving: make(chan struct{}, maxMoving),
 		kick: make(chan struct{}, 1), breaks: make(chan os.Signal, 1),
-		stop: make(chan struct{}), swept: make(chan struct{}), looked: make(chan struct{}), advanced: make(chan struct{}),
+		stop: make(chan struct{}), late: make(chan struct{}), swept: make(chan struct{}), looked: make(chan struct{}), advanced: make(chan struct{}),
 	}
 	r.placer.programs, r.placer.slots = c.Programs, r.slots
 	signal.Notify(r.breaks, leaseSignal)
