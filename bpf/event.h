@@ -38,7 +38,7 @@ enum event_flags {
 	FLAG_UNSEEN = 8,    /* bytes passed by a way that shows no buffer (sendfile, splice, io_uring) */
 	FLAG_HEAD = 16,     /* the kernel took the first bytes for the head of an HTTP message, or the preface of HTTP/2 */
 	FLAG_UNBOUND = 32,  /* no socket is known: peer = unknown */
-	FLAG_SHED = 64,     /* a response that the policy does not let be read */
+	FLAG_SHED = 64,     /* a response that the policy does not let be read; CLOSE: from here on nothing is read */
 };
 
 /* The fixed part of every event; `captured` bytes follow. */

@@ -30,6 +30,7 @@ static __noinline __attribute__((unused)) int obey(struct stream *s, struct poli
 	s->shed = now.flags & (SHED_BODIES | SHED_RESPONSES);
 	/* An id holds the time in ns; Fibonacci's multiplier spreads it. */
 	if (now.one_in > 1 && ((id >> 11) * 0x9e3779b97f4a7c15ULL >> 40) % now.one_in) {
+		s->flags |= FLAG_SHED; /* what is open there is left out, not unanswered */
 		emit_close(s);
 		s->seq[0] = 0;
 		s->seq[1] = 0;
