@@ -61,7 +61,6 @@ func (d *Describer) content(c *v1.Content, m *parse.Message, cover *coverage) {
 	if len(c.Fields) > 0 {
 		c.Shape = d.hash(domainShape, shape(c.Fields)...)
 	}
-	return
 }
 
 // isJSON goes by the media type (RFC 6839 names the +json suffix), and by the first byte where there is none.

@@ -13,7 +13,6 @@ const enoughChecks = 16
 // it: a call that began before the probe at the entry was in comes to the inner place alone.
 type tally struct {
 	agree, disagree uint64
-	begun           bool
 }
 
 // undecided lists the inner places of an attachment that are being verified, with the slot that counts. The caller holds
