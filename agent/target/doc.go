@@ -16,13 +16,15 @@
 // Where perf events are refused, a process is read again 5 ms, 50 ms, 300 ms and 1 s after its exec instead, and
 // MappingRung says "poll".
 //
-// What a probe costs is decided by the instruction under it: the kernel emulates a push or a jump, and executes most others
-// out of line, with a debug trap, at five times the price. So each place says its Class. Behind an endbr64 the push is
-// taken. Where OpenSSL's SSL_read begins with something dear, the function that does the work for SSL_read and SSL_read_ex
-// alike is looked for in their code (Site.Inner): all paths through both are followed, and it is found only if on each path
-// that succeeds both call it, directly, once, with arguments that are proven to be theirs, if SSL_peek does not call it, and
-// if a symbol table, where there is one, agrees. Any doubt is a refusal with a reason (Site.NoInner), and then the probes
-// stay at the entry. Who attaches has the last word: live calls must show there what they showed at the entry.
+// What a probe costs is decided by the instruction under it: the kernel emulates a push or a jump, and executes most
+// others out of line, with a debug trap, at five times the price. So each place says its Class. Behind an endbr64 the
+// push is taken. A program that reads arguments and needs no return (BIO_write's) goes on to the first emulated
+// instruction that every call passes with its arguments in place (ahead.go). Where OpenSSL's SSL_read begins with
+// something dear, the function that does the work for SSL_read and SSL_read_ex alike is looked for in their code
+// (Site.Inner): all paths through both are followed, and it is found only if on each path that succeeds both call it,
+// directly, once, with arguments that are proven to be theirs, if SSL_peek does not call it, and if a symbol table, where
+// there is one, agrees. Any doubt is a refusal with a reason (Site.NoInner), and then the probes stay at the entry. Who
+// attaches has the last word: live calls must show there what they showed at the entry.
 //
 // A breakpoint that is set for all lies in every process that maps the file, selected or not. So a process on the denylist
 // (--deny) is looked at like the others, and what it maps is not handed on but noted: such a file is attached to each other

@@ -114,7 +114,7 @@ func (im *image) carriesSymbols(lib Library) (Carried, bool, error) {
 		if err != nil {
 			return Carried{}, false, err
 		}
-		if sites, missing := lib.sites(s.places, s.inside); missing == "" && len(sites) > 0 {
+		if sites, missing := lib.sites(s.places, s.inside, s.ahead); missing == "" && len(sites) > 0 {
 			return Carried{Library: lib.Name, Sites: sites}, true, nil
 		}
 	}

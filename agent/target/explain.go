@@ -13,7 +13,11 @@ func (f File) Explain() []string {
 
 // Explain is the line of one site.
 func (s Site) Explain() string {
-	line := fmt.Sprintf("%s: %s, %s", s.Symbol, s.Code, s.Class)
+	line := fmt.Sprintf("%s: %s", s.Symbol, s.Code)
+	if s.Ahead != 0 {
+		line += fmt.Sprintf(" at +%#x", s.Ahead)
+	}
+	line += fmt.Sprintf(", %s", s.Class)
 	if n := len(s.Returns); n > 0 {
 		line += fmt.Sprintf("; %d returns: ret, %s", n, s.ReturnClass)
 	}

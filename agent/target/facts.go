@@ -15,6 +15,7 @@ type Facts struct {
 	Functions map[string]uint64 // exported functions that were asked for → file offset of the entry
 	Places    map[string]Place  // the same functions → where probes at their entry cost least; Name is the instruction
 	Inside    map[string]Inside // those whose Place is dear and that were searched for a cheaper one
+	Ahead     map[string]Inside // those whose Place is dear → where a program may go that only reads their arguments
 	Carried   []Carried         // of the table's entries for programs (InspectProgram)
 }
 
@@ -32,7 +33,7 @@ func InspectLibrary(r io.ReaderAt, symbols []string, b Budget) (Facts, error) {
 	if err != nil {
 		return Facts{}, err
 	}
-	f.Functions, f.Places, f.Inside = make(map[string]uint64, len(s.functions)), s.places, s.inside
+	f.Functions, f.Places, f.Inside, f.Ahead = make(map[string]uint64, len(s.functions)), s.places, s.inside, s.ahead
 	for name, at := range s.functions {
 		f.Functions[name] = at.offset
 	}

@@ -159,6 +159,7 @@ type Site struct {
 	Symbol string
 	Offset uint64 // in the file
 	Class  Class  // of the instruction at Offset
+	Ahead  uint64 // bytes from the function's entry to Offset, where every call passes it (ahead.go)
 	Code   string // that instruction, for a person: "push"
 	Enter  string
 	Exit   string
@@ -175,7 +176,7 @@ type Site struct {
 }
 
 // sites pairs the functions of the library with where they are in a file. missing names a required one that is absent.
-func (l Library) sites(places map[string]Place, inside map[string]Inside) (found []Site, missing string) {
+func (l Library) sites(places map[string]Place, inside, ahead map[string]Inside) (found []Site, missing string) {
 	for _, f := range l.Functions {
 		place, ok := places[f.Symbol]
 		if _, other := places[f.Unless]; other && f.Unless != "" {
@@ -188,6 +189,12 @@ func (l Library) sites(places map[string]Place, inside map[string]Inside) (found
 			continue
 		}
 		site := Site{Symbol: f.Symbol, Offset: place.Offset, Class: place.Class, Code: place.Name, Enter: f.Enter, Exit: f.Exit}
+		if in, dear := ahead[f.Symbol]; dear && f.Exit == "" {
+			site.NoInner = in.Refused
+			if in.Refused == "" {
+				site.Offset, site.Class, site.Code, site.Ahead = in.Offset, in.Class, in.Name, in.Offset-place.Offset
+			}
+		}
 		if in, ok := inside[f.Symbol]; ok {
 			site.NoInner = in.Refused
 			if in.Refused == "" {

@@ -324,7 +324,7 @@ func Describe(cache *Cache, lib Library, path string, handle *os.File) File {
 		return f
 	}
 	f.ID.BuildID = facts.BuildID
-	sites, missing := lib.sites(facts.Places, facts.Inside)
+	sites, missing := lib.sites(facts.Places, facts.Inside, facts.Ahead)
 	if missing != "" || slices.ContainsFunc(sites, func(at Site) bool { return at.Offset >= s.size }) {
 		if whole := lengthOf(handle, cache.budget); whole > s.size {
 			f.Problem = cutShort(path, s.size, whole)

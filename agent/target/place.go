@@ -28,6 +28,7 @@ type survey struct {
 	functions map[string]function // those that were asked for and are there
 	places    map[string]Place    // at or behind the entry of each
 	inside    map[string]Inside
+	ahead     map[string]Inside // of those that are dear at their entry
 }
 
 // survey finds functions by one of the symbol tables, and the places in them.
@@ -36,7 +37,7 @@ func (im *image) survey(find func([]string) (map[string]function, error), names 
 	if err != nil {
 		return survey{}, err
 	}
-	s := survey{functions: map[string]function{}, places: map[string]Place{}}
+	s := survey{functions: map[string]function{}, places: map[string]Place{}, ahead: map[string]Inside{}}
 	for _, name := range names {
 		f, ok := all[name]
 		if !ok {
@@ -44,6 +45,12 @@ func (im *image) survey(find func([]string) (map[string]function, error), names 
 		}
 		s.functions[name] = f
 		if s.places[name], err = im.place(f.offset); err != nil {
+			return survey{}, err
+		}
+		if s.places[name].Class == Emulated {
+			continue
+		}
+		if s.ahead[name], err = im.ahead(f); err != nil {
 			return survey{}, err
 		}
 	}
