@@ -35,7 +35,7 @@ const (
 	gotlsMapSelectNetns       = "select_netns"
 	gotlsMapSelectPid         = "select_pid"
 	gotlsMapSelectPort        = "select_port"
-	gotlsMapSelectSelf        = "select_self"
+	gotlsMapSelections        = "selections"
 	gotlsMapShares            = "shares"
 	gotlsMapSheds             = "sheds"
 	gotlsMapSiteChecks        = "site_checks"
@@ -130,7 +130,7 @@ type gotlsMapSpecs struct {
 	SelectNetns  *ebpf.MapSpec `ebpf:"select_netns"`
 	SelectPid    *ebpf.MapSpec `ebpf:"select_pid"`
 	SelectPort   *ebpf.MapSpec `ebpf:"select_port"`
-	SelectSelf   *ebpf.MapSpec `ebpf:"select_self"`
+	Selections   *ebpf.MapSpec `ebpf:"selections"`
 	Shares       *ebpf.MapSpec `ebpf:"shares"`
 	Sheds        *ebpf.MapSpec `ebpf:"sheds"`
 	SiteChecks   *ebpf.MapSpec `ebpf:"site_checks"`
@@ -193,7 +193,7 @@ type gotlsMaps struct {
 	SelectNetns  *ebpf.Map `ebpf:"select_netns"`
 	SelectPid    *ebpf.Map `ebpf:"select_pid"`
 	SelectPort   *ebpf.Map `ebpf:"select_port"`
-	SelectSelf   *ebpf.Map `ebpf:"select_self"`
+	Selections   *ebpf.Map `ebpf:"selections"`
 	Shares       *ebpf.Map `ebpf:"shares"`
 	Sheds        *ebpf.Map `ebpf:"sheds"`
 	SiteChecks   *ebpf.Map `ebpf:"site_checks"`
@@ -222,7 +222,7 @@ func (m *gotlsMaps) Close() error {
 		m.SelectNetns,
 		m.SelectPid,
 		m.SelectPort,
-		m.SelectSelf,
+		m.Selections,
 		m.Shares,
 		m.Sheds,
 		m.SiteChecks,

@@ -267,6 +267,12 @@ type procProcessId struct {
 	Pad   uint32
 }
 
+type procSelection struct {
+	_      structs.HostLayout
+	Selves [8]uint32
+	Netns  uint32
+}
+
 type procShed struct {
 	_     structs.HostLayout
 	OneIn uint32
@@ -385,7 +391,7 @@ const (
 	procMapSelectNetns     = "select_netns"
 	procMapSelectPid       = "select_pid"
 	procMapSelectPort      = "select_port"
-	procMapSelectSelf      = "select_self"
+	procMapSelections      = "selections"
 	procMapShares          = "shares"
 	procMapSheds           = "sheds"
 	procMapSiteChecks      = "site_checks"
@@ -483,7 +489,7 @@ type procMapSpecs struct {
 	SelectNetns  *ebpf.MapSpec `ebpf:"select_netns"`
 	SelectPid    *ebpf.MapSpec `ebpf:"select_pid"`
 	SelectPort   *ebpf.MapSpec `ebpf:"select_port"`
-	SelectSelf   *ebpf.MapSpec `ebpf:"select_self"`
+	Selections   *ebpf.MapSpec `ebpf:"selections"`
 	Shares       *ebpf.MapSpec `ebpf:"shares"`
 	Sheds        *ebpf.MapSpec `ebpf:"sheds"`
 	SiteChecks   *ebpf.MapSpec `ebpf:"site_checks"`
@@ -549,7 +555,7 @@ type procMaps struct {
 	SelectNetns  *ebpf.Map `ebpf:"select_netns"`
 	SelectPid    *ebpf.Map `ebpf:"select_pid"`
 	SelectPort   *ebpf.Map `ebpf:"select_port"`
-	SelectSelf   *ebpf.Map `ebpf:"select_self"`
+	Selections   *ebpf.Map `ebpf:"selections"`
 	Shares       *ebpf.Map `ebpf:"shares"`
 	Sheds        *ebpf.Map `ebpf:"sheds"`
 	SiteChecks   *ebpf.Map `ebpf:"site_checks"`
@@ -579,7 +585,7 @@ func (m *procMaps) Close() error {
 		m.SelectNetns,
 		m.SelectPid,
 		m.SelectPort,
-		m.SelectSelf,
+		m.Selections,
 		m.Shares,
 		m.Sheds,
 		m.SiteChecks,

@@ -73,10 +73,15 @@ func (o *Objects) fillSelection(options Options) error {
 	if self == uint32(os.Getpid()) { // else the caller's numbers are not the kernel's either
 		excluded = append(excluded, options.ExcludePIDs...)
 	}
-	for _, pid := range excluded {
-		if err := addVerdict(o.maps["select_self"], pid, verdictExclude); err != nil {
-			return fmt.Errorf("exclude process %d: %w", pid, err)
-		}
+	var first procSelection
+	if copy(first.Selves[:], excluded) < len(excluded) {
+		return fmt.Errorf("%w: at most %d processes can be left out by number, not %d", ErrOption, len(first.Selves)-1, len(excluded)-1)
+	}
+	if len(in.NetNS) == 1 && len(ex.NetNS) == 0 {
+		first.Netns = in.NetNS[0]
+	}
+	if err := o.maps["selections"].Put(uint32(0), first); err != nil {
+		return fmt.Errorf("exclude the agent itself: %w", err)
 	}
 	if err := addVerdicts(o.maps["select_netns"], in.NetNS, ex.NetNS); err != nil {
 		return fmt.Errorf("select network namespaces: %w", err)

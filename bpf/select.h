@@ -21,12 +21,20 @@ struct file_id {
 	__u64 ino;
 };
 
+#define MAX_SELVES 8
+
+/* What each hook asks first, without hashing. */
+struct selection {
+	__u32 selves[MAX_SELVES]; /* tgids of the agent and its kin; 0 = none */
+	__u32 netns;              /* the only namespace with a rule, and that includes it; 0 = ask select_netns */
+};
+
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 256);
-	__type(key, __u32); /* tgid of the agent and its kin */
-	__type(value, __u8);
-} select_self SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct selection);
+} selections SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -82,6 +90,29 @@ static __always_inline __u8 verdict_of(void *map, const void *key)
 	return verdict ? *verdict : 0;
 }
 
+static __always_inline struct selection *the_selection(void)
+{
+	__u32 only = 0;
+
+	return bpf_map_lookup_elem(&selections, &only);
+}
+
+static __always_inline bool is_self(const struct selection *s, __u32 tgid)
+{
+	__u32 same = 0;
+
+	for (int i = 0; i < MAX_SELVES; i++)
+		same |= s->selves[i] == tgid;
+	return same;
+}
+
+static __always_inline bool refuses_netns(const struct selection *s, __u32 netns)
+{
+	if (s->netns)
+		return s->netns != netns;
+	return refuses(KIND_NETNS, verdict_of(&select_netns, &netns));
+}
+
 static __always_inline __u8 cgroup_verdict(void)
 {
 	__u8 verdict = 0;
@@ -118,17 +149,37 @@ static __always_inline struct file_id exe_of(struct task_struct *task)
 	return id;
 }
 
+/* What the current task runs, in the same way. */
+static __always_inline struct file_id own_exe(struct task_struct *current)
+{
+	struct file_id id = {};
+
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)) {
+		struct task_struct *typed = bpf_get_current_task_btf();
+		struct mm_struct *mm = typed->mm;
+
+		if (!mm) /* a thread of the kernel, or one that ends */
+			return id;
+		id.dev = mm->exe_file->f_inode->i_sb->s_dev;
+		id.ino = mm->exe_file->f_inode->i_ino;
+		return id;
+	}
+	return exe_of(current);
+}
+
 /* Every kind that a process decides, but the program it runs: enough to be told about. */
 static __always_inline bool select_process(struct task_struct *task, __u32 tgid)
 {
-	if (verdict_of(&select_self, &tgid)) {
+	struct selection *s = the_selection();
+
+	if (!s || is_self(s, tgid)) {
 		count(COUNT_SKIPPED_SELF, 1);
 		return false;
 	}
 	if (has_rules(KIND_NETNS)) {
 		__u32 netns = netns_of(task);
 
-		if (refuses(KIND_NETNS, verdict_of(&select_netns, &netns))) {
+		if (refuses_netns(s, netns)) {
 			count(COUNT_SKIPPED_NETNS, 1);
 			return false;
 		}
@@ -150,7 +201,7 @@ static __always_inline bool select_task(struct task_struct *task, __u32 tgid)
 	if (!select_process(task, tgid))
 		return false;
 	if (has_rules(KIND_EXE)) {
-		struct file_id exe = exe_of(task);
+		struct file_id exe = own_exe(task);
 		__u8 verdict = verdict_of(&select_exe, &exe);
 
 		if (!(verdict & VERDICT_KNOWN)) {
@@ -170,8 +221,9 @@ static __always_inline bool select_sock(struct sock *sk)
 {
 	if (has_rules(KIND_NETNS)) {
 		__u32 netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
+		struct selection *s = the_selection();
 
-		if (refuses(KIND_NETNS, verdict_of(&select_netns, &netns))) {
+		if (!s || refuses_netns(s, netns)) {
 			count(COUNT_SKIPPED_NETNS, 1);
 			return false;
 		}

@@ -35,7 +35,7 @@ const (
 	sockMapSelectNetns       = "select_netns"
 	sockMapSelectPid         = "select_pid"
 	sockMapSelectPort        = "select_port"
-	sockMapSelectSelf        = "select_self"
+	sockMapSelections        = "selections"
 	sockMapShares            = "shares"
 	sockMapSheds             = "sheds"
 	sockMapTlsCalls          = "tls_calls"
@@ -153,7 +153,7 @@ type sockMapSpecs struct {
 	SelectNetns  *ebpf.MapSpec `ebpf:"select_netns"`
 	SelectPid    *ebpf.MapSpec `ebpf:"select_pid"`
 	SelectPort   *ebpf.MapSpec `ebpf:"select_port"`
-	SelectSelf   *ebpf.MapSpec `ebpf:"select_self"`
+	Selections   *ebpf.MapSpec `ebpf:"selections"`
 	Shares       *ebpf.MapSpec `ebpf:"shares"`
 	Sheds        *ebpf.MapSpec `ebpf:"sheds"`
 	TlsCalls     *ebpf.MapSpec `ebpf:"tls_calls"`
@@ -215,7 +215,7 @@ type sockMaps struct {
 	SelectNetns  *ebpf.Map `ebpf:"select_netns"`
 	SelectPid    *ebpf.Map `ebpf:"select_pid"`
 	SelectPort   *ebpf.Map `ebpf:"select_port"`
-	SelectSelf   *ebpf.Map `ebpf:"select_self"`
+	Selections   *ebpf.Map `ebpf:"selections"`
 	Shares       *ebpf.Map `ebpf:"shares"`
 	Sheds        *ebpf.Map `ebpf:"sheds"`
 	TlsCalls     *ebpf.Map `ebpf:"tls_calls"`
@@ -243,7 +243,7 @@ func (m *sockMaps) Close() error {
 		m.SelectNetns,
 		m.SelectPid,
 		m.SelectPort,
-		m.SelectSelf,
+		m.Selections,
 		m.Shares,
 		m.Sheds,
 		m.TlsCalls,

@@ -35,7 +35,7 @@ const (
 	tlsMapSelectNetns        = "select_netns"
 	tlsMapSelectPid          = "select_pid"
 	tlsMapSelectPort         = "select_port"
-	tlsMapSelectSelf         = "select_self"
+	tlsMapSelections         = "selections"
 	tlsMapShares             = "shares"
 	tlsMapSheds              = "sheds"
 	tlsMapSiteChecks         = "site_checks"
@@ -142,7 +142,7 @@ type tlsMapSpecs struct {
 	SelectNetns  *ebpf.MapSpec `ebpf:"select_netns"`
 	SelectPid    *ebpf.MapSpec `ebpf:"select_pid"`
 	SelectPort   *ebpf.MapSpec `ebpf:"select_port"`
-	SelectSelf   *ebpf.MapSpec `ebpf:"select_self"`
+	Selections   *ebpf.MapSpec `ebpf:"selections"`
 	Shares       *ebpf.MapSpec `ebpf:"shares"`
 	Sheds        *ebpf.MapSpec `ebpf:"sheds"`
 	SiteChecks   *ebpf.MapSpec `ebpf:"site_checks"`
@@ -205,7 +205,7 @@ type tlsMaps struct {
 	SelectNetns  *ebpf.Map `ebpf:"select_netns"`
 	SelectPid    *ebpf.Map `ebpf:"select_pid"`
 	SelectPort   *ebpf.Map `ebpf:"select_port"`
-	SelectSelf   *ebpf.Map `ebpf:"select_self"`
+	Selections   *ebpf.Map `ebpf:"selections"`
 	Shares       *ebpf.Map `ebpf:"shares"`
 	Sheds        *ebpf.Map `ebpf:"sheds"`
 	SiteChecks   *ebpf.Map `ebpf:"site_checks"`
@@ -234,7 +234,7 @@ func (m *tlsMaps) Close() error {
 		m.SelectNetns,
 		m.SelectPid,
 		m.SelectPort,
-		m.SelectSelf,
+		m.Selections,
 		m.Shares,
 		m.Sheds,
 		m.SiteChecks,
