@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -23,7 +24,14 @@ type armed struct {
 	port   int                                            // where clients ask; 0 = the server itself
 	costs  map[string]int                                 // who works besides the server → process
 	settle func(sent int, progress func()) (seen float64) // waits until everything sent since the last time is counted; nil = the arm sees nothing
+	signal func(syscall.Signal)                           // reaches who works elsewhere in the field, while a load runs; nil = nobody
 	end    func()
+}
+
+func (a *armed) tell(s syscall.Signal) {
+	if a.signal != nil {
+		a.signal(s)
+	}
 }
 
 const (
@@ -119,6 +127,8 @@ func spileAt(stage string) func(*bench, benchServer, int) *armed {
 		return &armed{
 			costs:  map[string]int{"agent": agent, "collector": w.Process.Pid},
 			settle: w.settle,
+			// A collector serves many hosts from another: here it would take its half of the two processors from the server.
+			signal: func(s syscall.Signal) { must(b.t, w.Process.Signal(s)) },
 			end: func() {
 				b.resident = append(b.resident, occupiedBy(b.t, agent))
 				w.end()

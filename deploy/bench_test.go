@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -162,10 +163,12 @@ func (b *bench) pair(s benchServer, pid, round int, a arm) {
 	}
 	for _, l := range s.loads {
 		started, ended := b.spent(in), map[string]time.Duration{}
+		in.tell(syscall.SIGSTOP)
 		before := cpu(b.t, pid)
 		b.ask(in.port, l, b.calls)
 		m := sample{server: s.name, load: l.String(), arm: a.name, round: round, none: alone[l], also: map[string]time.Duration{}, seen: -1}
 		m.cpu = (cpu(b.t, pid) - before) / time.Duration(b.calls)
+		in.tell(syscall.SIGCONT)
 		if in.settle != nil {
 			m.seen = in.settle(b.calls, func() { ended = b.spent(in) })
 		} else {
