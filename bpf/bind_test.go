@@ -76,3 +76,35 @@ s.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % n + b"y"
 		t.Errorf("tls_calls keeps %d entries", n)
 	}
 }
+
+// Probes that are taken out leave no thread in a call that nobody will see end.
+func TestForgetCalls(t *testing.T) {
+	tp := start(t, Options{})
+	asked, answer := make(chan struct{}, 1), make(chan struct{})
+	server, _ := serve(t, true, func(http.ResponseWriter, *http.Request) { asked <- struct{}{}; <-answer })
+	defer close(answer)
+	c := tp.command("python3", "-c", `
+import ssl, socket, sys
+s = ssl._create_unverified_context().wrap_socket(socket.create_connection(("127.0.0.1", int(sys.argv[1]))))
+s.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+s.recv(4096)
+`, fmt.Sprint(server.URL[strings.LastIndexByte(server.URL, ':')+1:]))
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Process.Kill(); _ = c.Wait() }()
+	<-asked
+	tp.settle() // it waits in SSL_read
+	if err := tp.ForgetCalls([]uint32{7}); err != nil {
+		t.Fatal(err)
+	}
+	if n := entries(t, tp.maps["tls_calls"]); n != 1 {
+		t.Fatalf("%d threads in calls, want 1: that of another slot stays", n)
+	}
+	if err := tp.ForgetCalls([]uint32{0}); err != nil { // probes without a cookie
+		t.Fatal(err)
+	}
+	if n := entries(t, tp.maps["tls_calls"]); n != 0 {
+		t.Errorf("%d threads in calls, want none", n)
+	}
+}

@@ -3,6 +3,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -58,7 +59,35 @@ func (o *Objects) Forget(tgids map[uint32]struct{}, now time.Duration) (ends []E
 }
 
 // As in calls.h.
-const callGoWrite = 4
+const (
+	callGoWrite = 4
+	maxCalls    = 3
+)
+
+// ForgetCalls drops the calls that probes of these slots saw begin: nobody will see them end. Whoever is in one is taken
+// to be in none.
+func (o *Objects) ForgetCalls(slots []uint32) error {
+	var gone []procCaller
+	var who procCaller
+	var calls procTlsCalls
+	entries := o.maps["tls_calls"].Iterate()
+	for entries.Next(&who, &calls) {
+		for _, call := range calls.At[:min(calls.Depth, maxCalls)] {
+			if slices.Contains(slots, call.Slot) {
+				gone = append(gone, who)
+				break
+			}
+		}
+	}
+	if err := entries.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return fmt.Errorf("list TLS calls: %w", err)
+	}
+	for _, who := range gone {
+		// It may have ended meanwhile.
+		_ = o.maps["tls_calls"].Delete(who)
+	}
+	return nil
+}
 
 // forgetCalls drops the calls in which the goroutines of ended processes were, and writes of Go that failed; threads took
 // theirs with them.

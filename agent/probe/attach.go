@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -20,6 +21,9 @@ type part struct {
 	links []link.Link
 	until time.Time // when it goes; zero = with its file
 }
+
+// returns reports whether the part lies where calls end: on return probes, or on the return instructions of Go.
+func (p *part) returns() bool { return p.atExit || strings.HasSuffix(p.program, "_exit") }
 
 // placer puts programs into files.
 type placer struct {

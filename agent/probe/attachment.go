@@ -97,12 +97,13 @@ func (r *Registry) move(e *entry, a *attachment, plan []placement, only uint32, 
 		return !stays
 	})
 	a.parts, a.only = append(a.parts, parts...), only
-	r.retire(a, old)
+	r.retire(a, old, false)
 	return true, nil
 }
 
-// retire takes parts of an attachment out without waiting. The caller holds the lock.
-func (r *Registry) retire(a *attachment, parts []*part) {
+// retire takes parts of an attachment out without waiting; last says that calls which began there have no other probe at
+// their end. The caller holds the lock.
+func (r *Registry) retire(a *attachment, parts []*part, last bool) {
 	if len(parts) == 0 {
 		return
 	}
@@ -112,6 +113,9 @@ func (r *Registry) retire(a *attachment, parts []*part) {
 		defer r.detaching.Done()
 		defer a.moving.Done()
 		r.closeAll(parts, r.slotsOut)
+		if last {
+			r.forget(a)
+		}
 	}()
 }
 
@@ -125,21 +129,49 @@ func (r *Registry) retireDue(a *attachment, now time.Time) {
 		}
 		return over
 	})
-	r.retire(a, due)
+	r.retire(a, due, true)
 }
 
-// closeAll closes the links of parts, all at once as far as there is room, and returns when they are out.
+// forget drops the calls of a file that nobody will see end.
+func (r *Registry) forget(a *attachment) {
+	if err := r.slots.forget(a.file.ID); err != nil {
+		r.log.Warn("calls that were under way when probes were taken out stay known: plain connections of their threads may stay unseen", "library", a.file.Path, "reason", err)
+	}
+}
+
+// lastReturns is how long the probes of returns outlive those of entries: most calls end in it.
+const lastReturns = 100 * time.Millisecond
+
+// closeAll closes the links of parts, entries before returns and else all at once as far as there is room, and returns when
+// they are out.
 func (r *Registry) closeAll(parts []*part, room chan struct{}) {
-	var out sync.WaitGroup
+	var entries, returns []link.Link
 	for _, p := range parts {
-		for _, l := range p.links {
-			out.Go(func() { r.closeIn(room, l) })
+		if p.returns() {
+			returns = append(returns, p.links...)
+		} else {
+			entries = append(entries, p.links...)
 		}
 	}
-	out.Wait()
+	r.closeLinks(entries, room)
+	if len(entries) > 0 && len(returns) > 0 {
+		select {
+		case <-time.After(lastReturns):
+		case <-r.late:
+		}
+	}
+	r.closeLinks(returns, room)
 	for _, p := range parts {
 		r.slots.give(p.slots)
 	}
+}
+
+func (r *Registry) closeLinks(links []link.Link, room chan struct{}) {
+	var out sync.WaitGroup
+	for _, l := range links {
+		out.Go(func() { r.closeIn(room, l) })
+	}
+	out.Wait()
 }
 
 func (r *Registry) closeIn(room chan struct{}, l link.Link) {

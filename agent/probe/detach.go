@@ -62,6 +62,7 @@ func (r *Registry) detach(e *entry, room chan struct{}, then func()) {
 	r.detaching.Go(func() {
 		r.closeAll(parts, room)
 		a.moving.Wait()
+		r.forget(a)
 		if then != nil {
 			then()
 		}

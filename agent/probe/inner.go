@@ -121,7 +121,7 @@ func (r *Registry) stay(e *entry, a *attachment, group target.Place) {
 			}
 			return its
 		})
-		r.retire(a, over)
+		r.retire(a, over, false)
 	}
 	r.mu.Unlock()
 	r.describe(e, a)

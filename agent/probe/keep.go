@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,8 +36,13 @@ func load(path string, into any) error {
 	if len(text) > maxKept {
 		return fmt.Errorf("read %s: it is longer than %d bytes", path, maxKept)
 	}
-	if err := json.Unmarshal(text, into); err != nil {
+	strict := json.NewDecoder(bytes.NewReader(text))
+	strict.DisallowUnknownFields()
+	if err := strict.Decode(into); err != nil {
 		return fmt.Errorf("read %s: %w", path, err)
+	}
+	if _, err := strict.Token(); err != io.EOF {
+		return fmt.Errorf("read %s: something follows its end", path)
 	}
 	return nil
 }

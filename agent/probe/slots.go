@@ -94,6 +94,26 @@ func (s *slots) give(numbers []uint32) {
 	}
 }
 
+// forget drops the calls in which threads still are for the kernel, where a file has no probe left that would see them end:
+// the sockets of such a thread would count as TLS's for good.
+func (s *slots) forget(id target.Identity) error {
+	if s == nil {
+		return nil
+	}
+	s.mu.Lock()
+	var unused []uint32
+	for n := range s.entries {
+		if e := &s.entries[n]; n > 0 && e.users == 0 && e.placed.ID == id {
+			unused = append(unused, uint32(n))
+		}
+	}
+	s.mu.Unlock()
+	if len(unused) == 0 {
+		return nil
+	}
+	return s.counters.ForgetCalls(unused)
+}
+
 // count reads the hits of the slots that are in use into the accounts of their files, and frees the others.
 func (s *slots) count() error {
 	if s == nil {

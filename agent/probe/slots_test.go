@@ -26,6 +26,8 @@ func (k *kernel) Hits(slots []uint32) ([]uint64, error) {
 	return sums, k.err
 }
 
+func (k *kernel) ForgetCalls([]uint32) error { return nil }
+
 func (k *kernel) SiteChecks(slots []uint32) (agree, disagree []uint64, err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

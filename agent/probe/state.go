@@ -75,6 +75,8 @@ type Counters interface {
 	Hits(slots []uint32) ([]uint64, error)
 	// SiteChecks says how often the program ssl_check saw the call that the probe around it saw, and how often another.
 	SiteChecks(slots []uint32) (agree, disagree []uint64, err error)
+	// ForgetCalls drops the calls that the probes of these slots saw begin.
+	ForgetCalls(slots []uint32) error
 }
 
 // Config is what a Registry works with.
