@@ -33,6 +33,14 @@ struct {
 	__type(value, struct fault);
 } faults SEC(".maps");
 
+/* Processes whose end was told: of several threads that end at once each may take itself for the last. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct process_id);
+	__type(value, __u8);
+} ended SEC(".maps");
+
 static __always_inline bool is_fatal(__u32 sig)
 {
 	return sig == SIGSEGV || sig == SIGTRAP || sig == SIGILL || sig == SIGSYS || sig == SIGBUS || sig == SIGABRT ||

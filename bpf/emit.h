@@ -85,6 +85,13 @@ static __noinline __attribute__((unused)) int emit(struct stream *s, struct io *
 	follow_policy(s);
 	if (s->shed & SHED_SAMPLED)
 		return pass_by(s, d, io->length);
+	if (bpf_ringbuf_query(&data_ring, BPF_RB_AVAIL_DATA) > pressure_bytes) {
+		/* Also what is only told takes room. */
+		__u32 n = io->length < message_bytes ? io->length : message_bytes;
+
+		if (!afford_share(s->cgroup, (io->flags & FLAG_UNSEEN || s->shed & SHED_RESPONSES ? 0 : n) + EVENT_BYTES))
+			return refuse_bytes(s, d, io->length, LOSS_PRESSURE);
+	}
 	if ((s->shed & SHED_RESPONSES) && is_response(s, d)) {
 		count(COUNT_SHED_BYTES, io->length);
 		count(COUNT_SHED_HEADS, s->begun[d]);
@@ -95,8 +102,6 @@ static __noinline __attribute__((unused)) int emit(struct stream *s, struct io *
 		at.cap = allowance(s, d, io->length, !io->beyond);
 		if (budget_bytes && !afford(s->cgroup, at.cap))
 			return refuse_bytes(s, d, io->length, LOSS_BUDGET);
-		if (bpf_ringbuf_query(&data_ring, BPF_RB_AVAIL_DATA) > pressure_bytes && !afford_share(s->cgroup, at.cap + EVENT_BYTES))
-			return refuse_bytes(s, d, io->length, LOSS_PRESSURE);
 	}
 	/*
 	 * A copy onto itself makes the verifier forget what it knows of the values, here and in the loop: it would

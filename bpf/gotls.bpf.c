@@ -122,6 +122,17 @@ int go_read_exit(struct pt_regs *ctx)
 	return 0;
 }
 
+/* Two links of one probe are in together while one takes the other's place: both run at one hit, microseconds apart. */
+#define TWIN_NS 100000
+
+static __always_inline bool is_twin(const struct caller *who, const struct entry *e, __u64 n)
+{
+	struct tls_call *call = innermost(who);
+
+	return call && is_same(call, e) && call->sp == e->sp && call->left == n && !call->sent &&
+	       bpf_ktime_get_boot_ns() - call->time < TWIN_NS;
+}
+
 /*
  * func (c *Conn) Write(b []byte) (int, error): read at the entry, which needs no probe at its eight returns. The call
  * stays known until the socket has sent more than the plain bytes, which ciphertext always is.
@@ -133,7 +144,7 @@ static __always_inline void on_write(struct pt_regs *ctx)
 	__s64 n = GO_ARG3(ctx);
 	struct caller who;
 
-	if (n <= 0 || n > 0x7fffffff || !find_caller(ctx, &who, &e))
+	if (n <= 0 || n > 0x7fffffff || !find_caller(ctx, &who, &e) || is_twin(&who, &e, n))
 		return;
 	kept = enter(&who, &e);
 	if (kept)
@@ -166,6 +177,8 @@ static __always_inline void on_handshake(struct pt_regs *ctx)
 	t = bpf_map_lookup_elem(&tls_streams, &key);
 	/* A first Write that shakes hands by itself was read before: that stream is this one. */
 	call = innermost(&who);
+	if (call && is_same(call, &e) && call->sp == e.sp) /* the other of two links */
+		return;
 	if (t && (t->sk || !call || call->kind != CALL_GO_WRITE || call->ssl != key.ssl)) {
 		emit_close(&t->plain);
 		drop_stream(&key, t);

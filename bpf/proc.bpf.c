@@ -72,6 +72,11 @@ static __always_inline int emit_process(struct task_struct *task, __u8 kind)
 SEC("raw_tp/sched_process_exec")
 int process_exec(struct bpf_raw_tracepoint_args *ctx)
 {
+	struct caller who = this_thread();
+
+	/* What the program before was in the middle of is over. */
+	bpf_map_delete_elem(&tls_calls, &who);
+	bpf_map_delete_elem(&memory_ios, &who);
 	return emit_process((struct task_struct *)bpf_get_current_task(), EVENT_EXEC);
 }
 
@@ -137,6 +142,12 @@ int signal_deliver(struct bpf_raw_tracepoint_args *ctx)
 		f.flags |= CRASH_BY_SELF;
 	if (in_uprobe_area(task, f.ip))
 		f.flags |= CRASH_IN_AREA;
+	/* A handler that aborts, or raises the signal again, must not hide the one that it was called for. */
+	struct fault *first = bpf_map_lookup_elem(&faults, &tgid);
+
+	if (first && (f.flags & CRASH_BY_SELF) && f.time - first->time < FAULT_LIFE_NS &&
+	    (first->code > 0 || first->sig == SIGTRAP))
+		return 0;
 	where(&f, regs);
 	bpf_map_update_elem(&faults, &tgid, &f, BPF_ANY);
 	return 0;
@@ -199,14 +210,17 @@ int process_exit(struct bpf_raw_tracepoint_args *ctx)
 	struct coverage *covered;
 
 	bool last = BPF_CORE_READ(task, signal, live.counter) <= 0;
+	__u8 told = 1;
 
+	id.start = BPF_CORE_READ(task, group_leader, start_boottime);
+	if (last && bpf_map_update_elem(&ended, &id, &told, BPF_NOEXIST))
+		last = false;
 	if (last)
 		emit_crash(task, tgid);
 	end_calls(task, pid_tgid);
 	if (!last) /* other threads live on */
 		return 0;
 	emit_process(task, EVENT_EXIT);
-	id.start = BPF_CORE_READ(task, group_leader, start_boottime);
 	covered = bpf_map_lookup_elem(&coverages, &id);
 	if (covered)
 		covered->ended = 1;

@@ -378,6 +378,7 @@ const (
 	procMapCounts          = "counts"
 	procMapCoverages       = "coverages"
 	procMapDataRing        = "data_ring"
+	procMapEnded           = "ended"
 	procMapFaults          = "faults"
 	procMapLosses          = "losses"
 	procMapMemoryIos       = "memory_ios"
@@ -476,6 +477,7 @@ type procMapSpecs struct {
 	Counts       *ebpf.MapSpec `ebpf:"counts"`
 	Coverages    *ebpf.MapSpec `ebpf:"coverages"`
 	DataRing     *ebpf.MapSpec `ebpf:"data_ring"`
+	Ended        *ebpf.MapSpec `ebpf:"ended"`
 	Faults       *ebpf.MapSpec `ebpf:"faults"`
 	Losses       *ebpf.MapSpec `ebpf:"losses"`
 	MemoryIos    *ebpf.MapSpec `ebpf:"memory_ios"`
@@ -542,6 +544,7 @@ type procMaps struct {
 	Counts       *ebpf.Map `ebpf:"counts"`
 	Coverages    *ebpf.Map `ebpf:"coverages"`
 	DataRing     *ebpf.Map `ebpf:"data_ring"`
+	Ended        *ebpf.Map `ebpf:"ended"`
 	Faults       *ebpf.Map `ebpf:"faults"`
 	Losses       *ebpf.Map `ebpf:"losses"`
 	MemoryIos    *ebpf.Map `ebpf:"memory_ios"`
@@ -572,6 +575,7 @@ func (m *procMaps) Close() error {
 		m.Counts,
 		m.Coverages,
 		m.DataRing,
+		m.Ended,
 		m.Faults,
 		m.Losses,
 		m.MemoryIos,
