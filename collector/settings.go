@@ -28,7 +28,7 @@ func otherEnv() []string {
 
 // agentOnlyEnv are the agent's settings that `up` leaves to whoever starts it.
 func agentOnlyEnv() []string {
-	return []string{"RING_BYTES", "MESSAGE_BYTES", "BUDGET_BYTES", "CPU_BUDGET", "PROBE_BUDGET", "LIBRARY_BUDGET", "GOVERNOR_STAGE", "SOCKET_HOOK", "DENY", "IGNORE_GATE", "SPOOL_BYTES"}
+	return []string{"RING_BYTES", "MESSAGE_BYTES", "BUDGET_BYTES", "BODY_BYTES", "CPU_BUDGET", "PROBE_BUDGET", "LIBRARY_BUDGET", "GOVERNOR_STAGE", "SOCKET_HOOK", "DENY", "IGNORE_GATE", "SPOOL_BYTES"}
 }
 
 // serviceLink matches what Kubernetes puts into the environment of a pod beside a Service whose name begins with "spile".
