@@ -37,6 +37,7 @@ func (b *bench) limits() []limit {
 		all = append(all,
 			b.limit(fmt.Sprintf("gate: CPU per request, %s, x copy-only reader", l), l, armCopy, 1.25, sample.ratio),
 			b.limit(fmt.Sprintf("gate: server and agent, %s, x nginx and nginx hop", l), l, armNginxHop, 1, sample.totalRatio),
+			b.limit(fmt.Sprintf("gate: calls not seen, %s", l), l, "", 0.001, func(s sample) float64 { return 1 - s.seen }),
 			b.limit(fmt.Sprintf("gate: agent's CPU for 100,000 calls, %s", l), l, "", 6, func(s sample) float64 { return s.also["agent"].Seconds() * 100_000 }),
 		)
 	}
