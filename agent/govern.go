@@ -27,6 +27,7 @@ const (
 	// is suspended again in time.
 	suspendFor   = time.Hour
 	suspendAgain = suspendFor * 9 / 10
+	asGovernor   = "governor" // who suspends; a trial of the guard is another
 )
 
 // sheds takes a policy: *bpf.Objects.
@@ -38,8 +39,8 @@ type sheds interface {
 // suspender knows what probes cost, and takes them out of a file for a while: *probe.Registry.
 type suspender interface {
 	Costs(ns func(class target.Class, atExit bool) float64) ([]probe.Cost, error)
-	Suspend(id target.Identity, why string, d time.Duration) bool
-	Resume(id target.Identity) bool
+	Suspend(id target.Identity, by, why string, d time.Duration) bool
+	Resume(id target.Identity, by string) bool
 }
 
 // governor measures once a second what the agent and its probes cost, and has the kernel show less of what costs too much.
@@ -66,6 +67,7 @@ type governor struct {
 	hits      uint64        // that belong to no file
 	fixed     float64       // cores that those cost
 	stuck     bool
+	unheard   bool // the kernel did not take the last policy
 	known     map[target.Identity]named
 	keys      map[string]target.Identity
 	out       map[string]suspended // what is suspended
@@ -201,7 +203,7 @@ func (g *governor) file(id target.Identity) (govern.File, bool) {
 
 // act has a decision done.
 func (g *governor) act(now time.Duration, d govern.Decision) {
-	if d.Changed {
+	if d.Changed || g.unheard {
 		shed := bpf.Shed{Bodies: d.Bodies(), Responses: d.Responses(), OneIn: d.OneIn}
 		var all bpf.Shed
 		var one map[uint64]bpf.Shed
@@ -210,7 +212,11 @@ func (g *governor) act(now time.Duration, d govern.Decision) {
 		} else {
 			all = shed
 		}
-		g.failed("have the kernel show less", g.sheds.SetShed(all, one))
+		err := g.sheds.SetShed(all, one)
+		g.unheard = err != nil
+		g.failed("have the kernel show less", err)
+	}
+	if d.Changed {
 		g.tell(d)
 	}
 	if stuck := d.Stuck != ""; stuck != g.stuck {
@@ -223,17 +229,17 @@ func (g *governor) act(now time.Duration, d govern.Decision) {
 			g.log.Warn("probes are taken out", "file", g.known[g.keys[x.Key]].name, "reason", x.Reason)
 		}
 		g.out[x.Key] = suspended{x.Reason, now}
-		g.probes.Suspend(g.keys[x.Key], x.Reason, suspendFor)
+		g.probes.Suspend(g.keys[x.Key], asGovernor, x.Reason, suspendFor)
 	}
 	for _, key := range d.Resume {
 		delete(g.out, key)
-		g.probes.Resume(g.keys[key])
+		g.probes.Resume(g.keys[key], asGovernor)
 		g.log.Info("probes are put back", "file", g.known[g.keys[key]].name)
 	}
 	for key, s := range g.out {
 		if now-s.when > suspendAgain {
 			g.out[key] = suspended{s.why, now}
-			g.probes.Suspend(g.keys[key], s.why, suspendFor)
+			g.probes.Suspend(g.keys[key], asGovernor, s.why, suspendFor)
 		}
 	}
 }

@@ -44,12 +44,12 @@ func (h *fakeHost) Costs(ns func(target.Class, bool) float64) ([]probe.Cost, err
 	return list, h.err
 }
 
-func (h *fakeHost) Suspend(id target.Identity, why string, d time.Duration) bool {
+func (h *fakeHost) Suspend(id target.Identity, by, why string, d time.Duration) bool {
 	h.out[id.Ino] = true
 	return true
 }
 
-func (h *fakeHost) Resume(id target.Identity) bool {
+func (h *fakeHost) Resume(id target.Identity, by string) bool {
 	delete(h.out, id.Ino)
 	return true
 }

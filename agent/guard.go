@@ -46,8 +46,8 @@ type attached interface {
 // quarantine takes probes out: *probe.Registry.
 type quarantine interface {
 	Deny(id target.Identity, why, evidence string) error
-	Suspend(id target.Identity, why string, d time.Duration) bool
-	Resume(id target.Identity) bool
+	Suspend(id target.Identity, by, why string, d time.Duration) bool
+	Resume(id target.Identity, by string) bool
 }
 
 // crashes hears of every program that crashes and takes the probes out of what they harm. It judges in a goroutine of its
@@ -113,6 +113,9 @@ func (c *crashes) run(ctx context.Context) {
 
 func buildOf(p source.Process) guard.Build { return guard.Build{Dev: p.Exe.Dev, Ino: p.Exe.Ino} }
 
+// trialOf names who suspends: of two trials of one library the end of one must not be that of the other.
+func trialOf(b guard.Build) string { return fmt.Sprintf("trial of %d:%d", b.Dev, b.Ino) }
+
 func (c *crashes) verdict(one crash) guard.Verdict {
 	probed := len(one.mapped) > 0 || one.called != nil
 	if suspended, tried := c.trials[buildOf(one.Process)]; tried {
@@ -172,12 +175,12 @@ func (c *crashes) act(one crash, v guard.Verdict) {
 		c.log.Warn("a program may crash because it is probed: the probes are taken out to see", append(who, "files", len(files),
 			"remedy", fmt.Sprintf("nothing needs to be done; if it crashes on, they are put back, else they stay out after %s", guard.Trial))...)
 		for _, id := range files {
-			c.quarantine.Suspend(id, "on trial: "+v.Why+" of "+clean(one.Comm), suspension)
+			c.quarantine.Suspend(id, trialOf(build), "on trial: "+v.Why+" of "+clean(one.Comm), suspension)
 		}
 	case guard.Acquitted:
 		c.log.Info("a program crashes on without probes: they are put back", who...)
 		for _, id := range c.trials[build] {
-			c.quarantine.Resume(id)
+			c.quarantine.Resume(id, trialOf(build))
 		}
 		delete(c.trials, build)
 	}

@@ -23,6 +23,7 @@ type registry struct {
 	mu        sync.Mutex
 	did       []string
 	suspended bool
+	by        string // who suspended last
 	err       error
 }
 
@@ -56,13 +57,17 @@ func (r *registry) Deny(id target.Identity, why, evidence string) error {
 	return r.err
 }
 
-func (r *registry) Suspend(id target.Identity, why string, d time.Duration) bool {
+func (r *registry) Suspend(id target.Identity, by, why string, d time.Duration) bool {
 	r.note("suspend " + id.BuildID)
-	r.suspended = true
+	r.suspended, r.by = true, by
 	return true
 }
 
-func (r *registry) Resume(id target.Identity) bool {
+func (r *registry) Resume(id target.Identity, by string) bool {
+	if by != r.by {
+		r.note("resume of another")
+		return false
+	}
 	r.note("resume " + id.BuildID)
 	r.suspended = false
 	return true

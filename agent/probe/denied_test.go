@@ -180,10 +180,10 @@ func TestSuspendedThenBack(t *testing.T) {
 	c, f := newCaller(t, path), described(t, path)
 	r := knowing(t, programs, "")
 	r.Use(c.process(), f)
-	if r.Suspend(target.Identity{Ino: 99}, "x", time.Second) {
+	if r.Suspend(target.Identity{Ino: 99}, "governor", "x", time.Second) {
 		t.Error("suspended what is not there")
 	}
-	if !r.Suspend(f.ID, "it costs 2 cores of 1", time.Hour) {
+	if !r.Suspend(f.ID, "governor", "it costs 2 cores of 1", time.Hour) {
 		t.Fatal("not suspended")
 	}
 	eventually(t, "the probes to be out", func() bool { return linksOn(t, path) == 0 })

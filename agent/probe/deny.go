@@ -80,23 +80,6 @@ func (r *Registry) await(e *entry, phase Phase, why string, wait time.Duration) 
 	e.state.Phase, e.state.Reason, e.state.Unleased, e.wait, e.tried = phase, why, "", wait, r.now()
 }
 
-// Suspend takes the probes out of a file for a while, because of what they cost. It reports whether they were in.
-func (r *Registry) Suspend(id target.Identity, why string, d time.Duration) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	id, found := r.known(id, 0), false
-	for k, e := range r.files {
-		if k.id != id || e.at == nil {
-			continue
-		}
-		found = true
-		r.detach(e, r.urgent, nil)
-		until := r.now().Add(d).UTC().Format(time.TimeOnly)
-		r.await(e, Suspended, fmt.Sprintf("suspended: %s; it is attached again at %s UTC", target.OneLine(why), until), d)
-	}
-	return found
-}
-
 // Alone says that a file must not be attached for all processes, since one maps it that no probe may be in; why = "" says
 // that it may again. What is attached to single processes stays.
 func (r *Registry) Alone(id target.Identity, why string) {

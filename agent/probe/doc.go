@@ -14,7 +14,7 @@
 //	                           failed ──Use, 10 min later (20 s, where the host was short of something)──▶ attaching
 //	                             └──last Drop, then 10 min──▶ (forgotten)
 //	                                                          │
-//	          attaching ◀──Use, when its time is over── suspended ◀─ Suspend ─┤
+//	          attaching ◀──Use, when its time is over── suspended ◀─ Suspend ─┤ (from every phase but denied)
 //	          attaching ◀──Use, once Allow was called── denied    ◀─ Deny ────┘ (from every phase)
 //
 // A probe is put on an inode, and the kernel fires it in every process that maps the inode: filtering by process
@@ -45,6 +45,9 @@
 // Each program at a kind of place in a file has a slot, which is its attach cookie: by it hits are counted, and a crash
 // names the file whose call it came in. Hits times what a hit costs is what a file costs (Costs). Perf events before Linux
 // 5.15 have no cookies: nothing is counted by file there, and no cheaper place is verified.
+//
+// A suspension is of a file, not of what is attached: it holds for whoever maps the file meanwhile, in one process or in
+// all. Each of those who suspend it takes back his own (Resume), and it is attached again when none is left.
 //
 // What did harm is denied by build id, in denied.json, which people may read and edit: what is taken off the list is
 // attached again within seconds. A list that cannot be read ends the start of the agent, for an empty one would let the

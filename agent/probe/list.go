@@ -48,6 +48,9 @@ func (r *Registry) State(id target.Identity, pid uint32) (known, attached bool, 
 		e, ok = r.files[k]
 	}
 	if !ok {
+		if last, is := r.suspended.of(id, r.now()); is {
+			return true, false, last.reason()
+		}
 		if why := r.mustBeAlone(id); why != "" {
 			return true, false, why + "; it is attached to each other process on its own, within seconds"
 		}
@@ -75,8 +78,12 @@ func (r *Registry) Stands(id target.Identity, only uint32) (attached, again bool
 	if !ok {
 		return false, false
 	}
+	if e.state.Phase == Suspended {
+		_, is := r.suspended.of(e.state.ID, r.now())
+		return false, !is
+	}
 	attached = e.lasts() || e.state.Phase == Canary
-	waits := e.state.Phase == Failed && (e.written || e.renew) || e.state.Phase == Suspended
+	waits := e.state.Phase == Failed && (e.written || e.renew)
 	return attached, waits && r.now().Sub(e.tried) >= e.wait
 }
 

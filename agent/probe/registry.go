@@ -28,15 +28,16 @@ type Registry struct {
 	log     *slog.Logger
 	now     func() time.Time
 
-	mu       sync.Mutex
-	files    map[key]*entry
-	aliases  map[target.Identity]target.Identity // another name of an inode → the one that is in files
-	alone    map[target.Identity]string          // files that must not be attached for all → why
-	closed   bool
-	refused  map[key]string // files that there was no room for → why
-	overflow uint64
-	evicted  uint64
-	counted  time.Time // when the hits were last read
+	mu        sync.Mutex
+	files     map[key]*entry
+	aliases   map[target.Identity]target.Identity // another name of an inode → the one that is in files
+	alone     map[target.Identity]string          // files that must not be attached for all → why
+	suspended suspensions
+	closed    bool
+	refused   map[key]string // files that there was no room for → why
+	overflow  uint64
+	evicted   uint64
+	counted   time.Time // when the hits were last read
 
 	detaching sync.WaitGroup
 	slotsOut  chan struct{} // room for links that are being closed
@@ -92,7 +93,8 @@ func New(c Config) (*Registry, error) {
 	}
 	r := &Registry{
 		slots: newSlots(c.Counters), learned: newLearned(c.DataDir, log), denied: denied, times: c.Times, log: log, now: time.Now,
-		files: map[key]*entry{}, aliases: map[target.Identity]target.Identity{}, alone: map[target.Identity]string{}, refused: map[key]string{},
+		files: map[key]*entry{}, aliases: map[target.Identity]target.Identity{}, alone: map[target.Identity]string{},
+		refused: map[key]string{}, suspended: suspensions{},
 		slotsOut: make(chan struct{}, maxDetaching), urgent: make(chan struct{}, maxDetaching), moving: make(chan struct{}, maxMoving),
 		kick: make(chan struct{}, 1), breaks: make(chan os.Signal, 1),
 		stop: make(chan struct{}), late: make(chan struct{}), swept: make(chan struct{}), looked: make(chan struct{}), advanced: make(chan struct{}),
@@ -211,7 +213,10 @@ func (r *Registry) enter(p target.Process, f target.File) (e *entry, isNew, atta
 		}
 		return e, false, false
 	}
-	due := (e.state.Phase == Failed || e.state.Phase == Suspended) && r.now().Sub(e.tried) >= e.wait
+	if r.keepOut(e) {
+		return e, false, false
+	}
+	due := e.state.Phase == Suspended || e.state.Phase == Failed && r.now().Sub(e.tried) >= e.wait
 	switch {
 	case !known || due:
 		r.begin(e, p)
