@@ -23,8 +23,8 @@ import (
 const (
 	// maxCrashes that wait for judgement. A build that crashes in a loop is judged by its first ones.
 	maxCrashes = 256
-	// suspension outlives a trial a little: who is convicted is denied while the probes are still out.
-	suspension = guard.Trial + time.Minute
+	// grace is how much a suspension outlives its trial: who is convicted is denied while the probes are still out.
+	grace = time.Minute
 	// clockTick is USER_HZ, in which procfs counts, and with it target.Process.
 	clockTick = 10 * time.Millisecond
 	// quiet is how long a suspicion is not told again: a program may crash a hundred times a second.
@@ -59,13 +59,19 @@ type crashes struct {
 	queue      chan crash
 	unjudged   atomic.Uint64
 	// The goroutine's own:
-	trials map[guard.Build][]target.Identity // what was suspended for whom
+	trials map[guard.Build]trial
 	denied map[target.Identity]time.Duration // since boot: when its probes were out
 	told   time.Duration                     // since boot: when a suspicion was told
 	now    func() time.Duration              // since boot
 
 	mu    sync.Mutex
 	judge *guard.Guard
+}
+
+// trial is what was suspended for whom.
+type trial struct {
+	comm  string
+	files []target.Identity
 }
 
 // crash is a crash, and what was probed in the process when it was told.
@@ -77,7 +83,7 @@ type crash struct {
 
 func newCrashes(a attached, q quarantine, log *slog.Logger) *crashes {
 	return &crashes{
-		attached: a, quarantine: q, log: log, queue: make(chan crash, maxCrashes), trials: map[guard.Build][]target.Identity{},
+		attached: a, quarantine: q, log: log, queue: make(chan crash, maxCrashes), trials: map[guard.Build]trial{},
 		denied: map[target.Identity]time.Duration{}, now: bootClock, judge: guard.New(gate.ProbeSyscalls()...),
 	}
 }
@@ -95,6 +101,14 @@ func (c *crashes) hear(p source.Process) {
 	}
 }
 
+// started hears of a program that begins: if it does not crash without probes, they were the cause. It belongs to the
+// ring's goroutine.
+func (c *crashes) started(p source.Process) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.judge.Started(buildOf(p), p.Time)
+}
+
 // run judges until ctx ends.
 func (c *crashes) run(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
@@ -106,7 +120,7 @@ func (c *crashes) run(ctx context.Context) {
 		case one := <-c.queue:
 			c.act(one, c.verdict(one))
 		case <-tick.C:
-			c.convict(c.now())
+			c.end(c.now())
 		}
 	}
 }
@@ -118,9 +132,9 @@ func trialOf(b guard.Build) string { return fmt.Sprintf("trial of %d:%d", b.Dev,
 
 func (c *crashes) verdict(one crash) guard.Verdict {
 	probed := len(one.mapped) > 0 || one.called != nil
-	if suspended, tried := c.trials[buildOf(one.Process)]; tried {
+	if t, tried := c.trials[buildOf(one.Process)]; tried {
 		// Other files may well be probed on.
-		probed = slices.ContainsFunc(suspended, func(id target.Identity) bool { return slices.Contains(one.mapped, id) })
+		probed = slices.ContainsFunc(t.files, func(id target.Identity) bool { return slices.Contains(one.mapped, id) })
 	}
 	k := one.Crash
 	c.mu.Lock()
@@ -149,8 +163,8 @@ func (c *crashes) act(one crash, v guard.Verdict) {
 		}
 	case guard.Blamed:
 		files := one.culprits()
-		if suspended, tried := c.trials[build]; tried && len(files) == 0 {
-			files = suspended
+		if t, tried := c.trials[build]; tried && len(files) == 0 {
+			files = t.files
 		}
 		delete(c.trials, build)
 		if len(files) == 0 {
@@ -170,16 +184,16 @@ func (c *crashes) act(one crash, v guard.Verdict) {
 	case guard.Tried:
 		files := one.culprits()
 		if len(c.trials) < maxDenied { // beyond it a file comes back when its suspension is over
-			c.trials[build] = files
+			c.trials[build] = trial{clean(one.Comm), files}
 		}
 		c.log.Warn("a program may crash because it is probed: the probes are taken out to see", append(who, "files", len(files),
-			"remedy", fmt.Sprintf("nothing needs to be done; if it crashes on, they are put back, else they stay out after %s", guard.Trial))...)
+			"remedy", fmt.Sprintf("nothing needs to be done; they stay out if it is started within %s and does not crash, else they are put back", v.Trial))...)
 		for _, id := range files {
-			c.quarantine.Suspend(id, trialOf(build), "on trial: "+v.Why+" of "+clean(one.Comm), suspension)
+			c.quarantine.Suspend(id, trialOf(build), "on trial: "+v.Why+" of "+clean(one.Comm), v.Trial+grace)
 		}
 	case guard.Acquitted:
 		c.log.Info("a program crashes on without probes: they are put back", who...)
-		for _, id := range c.trials[build] {
+		for _, id := range c.trials[build].files {
 			c.quarantine.Resume(id, trialOf(build))
 		}
 		delete(c.trials, build)
@@ -196,16 +210,28 @@ func (c *crashes) undenied(files []target.Identity, crashed time.Duration) (left
 	return left
 }
 
-// convict denies what was on trial and did not crash without probes.
-func (c *crashes) convict(now time.Duration) {
+// end ends the trials whose time is over: what did no harm while it was out is denied, the rest comes back.
+func (c *crashes) end(now time.Duration) {
 	c.mu.Lock()
-	builds := c.judge.Tick(now)
+	ends := c.judge.Tick(now)
 	c.mu.Unlock()
-	for _, b := range builds {
-		for _, id := range c.trials[b] {
-			c.deny(id, "programs crashed inside its probed calls, and not since the probes were out", fmt.Sprintf("executable %d:%d, %s without probes", b.Dev, b.Ino, guard.Trial))
+	for _, e := range ends {
+		t := c.trials[e.Build]
+		delete(c.trials, e.Build)
+		what := []any{"process", t.comm, "files", len(t.files), "reason", e.Why}
+		if e.Convicted {
+			c.log.Warn("a program did not crash without probes: they stay out for good", append(what, "remedy", "nothing needs to be done; "+
+				"if that was by chance, allow the build (spile-agent allow)")...)
+			for _, id := range t.files {
+				c.deny(id, e.Why, fmt.Sprintf("executable %d:%d (%s)", e.Dev, e.Ino, t.comm))
+			}
+			continue
 		}
-		delete(c.trials, b)
+		c.log.Warn("a trial decided nothing: the probes are put back", append(what, "remedy",
+			"nothing needs to be done; to keep all probes out of the program use --deny exe=PATH")...)
+		for _, id := range t.files {
+			c.quarantine.Resume(id, trialOf(e.Build))
+		}
 	}
 }
 
@@ -248,7 +274,7 @@ func (c *crashes) counts() []*v1.Count {
 		value uint64
 	}{
 		{"crashes_blamed", n.Blamed}, {"crashes_suspected", n.Suspected}, {"crashes_own", n.Own}, {"crashes_unjudged", c.unjudged.Load()},
-		{"trials", n.Trials}, {"acquitted", n.Acquitted}, {"builds_forgotten", n.Forgotten},
+		{"trials", n.Trials}, {"acquitted", n.Acquitted}, {"convicted", n.Convicted}, {"undecided", n.Undecided}, {"builds_forgotten", n.Forgotten},
 	} {
 		list = append(list, &v1.Count{Stage: "guard", Name: count.name, Value: count.value})
 	}

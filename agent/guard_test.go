@@ -89,6 +89,21 @@ func died(at int, k bpf.Crash) source.Process {
 	}
 }
 
+// born is a process of the same executable that begins.
+func born(at int) source.Process {
+	p := died(at, bpf.Crash{})
+	p.Kind, p.TGID, p.Start = source.Exec, 50, p.Time
+	return p
+}
+
+func counted(c *crashes) map[string]uint64 {
+	values := map[string]uint64{}
+	for _, n := range c.counts() {
+		values[n.GetName()] = n.GetValue()
+	}
+	return values
+}
+
 func testCrashes(r *registry) (*crashes, *bytes.Buffer) {
 	var log bytes.Buffer
 	g := newCrashes(r, r, slog.New(slog.NewTextHandler(&log, nil)))
@@ -143,13 +158,35 @@ func TestTrialOfAProgram(t *testing.T) {
 	three := []source.Process{died(10, inside), died(20, inside), died(30, inside)}
 	t.Run("convicted", func(t *testing.T) {
 		r := &registry{}
-		g, _ := testCrashes(r)
+		g, log := testCrashes(r)
 		g.play(three...)
-		g.convict(31 * time.Second)
-		g.convict(30*time.Second + guard.Trial)
-		g.convict(31*time.Second + guard.Trial)
-		if did := r.done(); len(did) != 2 || did[0] != "suspend ssl" || !strings.HasPrefix(did[1], "deny ssl: ") {
+		g.started(born(40))
+		g.end(31 * time.Second)
+		g.end(30*time.Second + guard.Trial)
+		g.end(31*time.Second + guard.Trial)
+		if did := r.done(); len(did) != 2 || did[0] != "suspend ssl" || !strings.HasPrefix(did[1], "deny ssl: ") || !strings.Contains(did[1], "1 were started") {
 			t.Errorf("did %q", did)
+		}
+		if !strings.Contains(log.String(), "stay out for good") || counted(g)["convicted"] != 1 {
+			t.Errorf("counts %v, log:\n%s", counted(g), log)
+		}
+	})
+	t.Run("undecided", func(t *testing.T) {
+		r := &registry{}
+		g, log := testCrashes(r)
+		g.started(born(9))
+		g.play(three...)
+		g.end(29*time.Second + guard.Trial)
+		if did := r.done(); !slices.Equal(did, []string{"suspend ssl"}) {
+			t.Errorf("early: did %q", did)
+		}
+		g.end(30*time.Second + guard.Trial)
+		g.end(31*time.Second + guard.Trial)
+		if did := r.done(); !slices.Equal(did, []string{"suspend ssl", "resume ssl"}) || len(g.trials) != 0 {
+			t.Errorf("did %q, on trial %v", did, g.trials)
+		}
+		if !strings.Contains(log.String(), "a trial decided nothing") || !strings.Contains(log.String(), "process=shop") || counted(g)["undecided"] != 1 {
+			t.Errorf("counts %v, log:\n%s", counted(g), log)
 		}
 	})
 	t.Run("acquitted", func(t *testing.T) {
@@ -159,13 +196,12 @@ func TestTrialOfAProgram(t *testing.T) {
 		// libgnutls is still probed in it, but is not what is on trial.
 		bare := bpf.Crash{Signal: 11, Code: 1}
 		g.play(died(40, bare), died(50, bare))
-		g.convict(31*time.Second + guard.Trial)
+		g.end(31*time.Second + guard.Trial)
 		if did := r.done(); !slices.Equal(did, []string{"suspend ssl", "resume ssl"}) {
 			t.Errorf("did %q, log:\n%s", did, log)
 		}
-		values := map[string]uint64{}
+		values := counted(g)
 		for _, c := range g.counts() {
-			values[c.GetName()] = c.GetValue()
 			if c.GetStage() != "guard" {
 				t.Errorf("%v", c)
 			}
@@ -196,6 +232,22 @@ func TestBlamedWithoutAFile(t *testing.T) {
 	g.play(p)
 	if did := r.done(); len(did) != 0 || !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), "remedy=") {
 		t.Errorf("did %q, log:\n%s", did, log)
+	}
+}
+
+// Crashes of programs that nobody knows are not those of one program: they lead to nothing, however many.
+func TestCrashesOfUnknownPrograms(t *testing.T) {
+	r := &registry{}
+	g, log := testCrashes(r)
+	for i := range 6 {
+		p := died(10+i, inside)
+		p.Exe, p.Crash.IP = bpf.FileID{}, 0
+		g.play(p)
+	}
+	g.started(born(30))
+	g.end(time.Hour)
+	if did := r.done(); len(did) != 0 || log.Len() != 0 || counted(g)["crashes_own"] != 6 {
+		t.Errorf("did %q, counts %v, log:\n%s", did, counted(g), log)
 	}
 }
 

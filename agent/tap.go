@@ -136,6 +136,7 @@ func (t *tap) process(p source.Process) {
 		t.processes.Exec(p.TGID, p.Start, p.Time, p.Cgroup)
 		t.watcher.Exec(p.TGID, p.Exe)
 		t.explain.Started(p.TGID, p.Start, p.Exe)
+		t.crashes.started(p)
 	case source.Crash:
 		t.crashes.hear(p)
 	case source.Exit:

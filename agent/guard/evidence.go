@@ -30,7 +30,7 @@ func (g *Guard) evidence(c Crash) (strength, string) {
 		return certain, name + " where the kernel executes probed instructions"
 	case c.AtSite && !raised(c) && (c.Signal == sigILL || c.Signal == sigTRAP):
 		return certain, name + " at the probed instruction"
-	case c.Signal == sigTRAP && c.InCall:
+	case c.Seen && c.Signal == sigTRAP && c.InCall: // not seen, it may be another thread that was in a call
 		return certain, "SIGTRAP inside a probed call: a breakpoint there is a probe's, or the program found one in its code"
 	case c.AtSite && !raised(c):
 		// A call with a bad pointer fails there as well.

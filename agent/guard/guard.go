@@ -13,25 +13,36 @@
 //
 // What is only suspected is found out by experiment, since a program may well have a bug inside a call of TLS:
 //
-//	           3 suspected crashes in 10 min,             10 min without a crash
+//	           3 suspected crashes in 10 min,             its time is over, it was started and lived
 //	           and not as many elsewhere                  (Tick)
 //	(watched) ────────────────────────────────▶ on trial ──────────────────────────▶ convicted: denied for good
-//	    ▲                                          │
-//	    │ 1 h                                      │ it crashes without probes as well
-//	    └───────────── acquitted ◀─────────────────┘
+//	    ▲                                         │ │
+//	    │ 1 h                                     │ │ it crashes without probes as well
+//	    ├───────────── acquitted ◀────────────────┼─┘
+//	    │                                         │ its time is over, and no start of it was seen that did not crash
+//	    └───────────── undecided ◀────────────────┘ (Tick)
 //
 // On trial the files are detached, so whatever is true the harm ends with the crash that led to it. An
 // acquitted program is probed again and is not suspected for an hour; what is blamed at once is blamed then too. A
 // program that has crashed without probes within the last hour is not suspected at all.
+//
+// A program that nobody runs does not crash, so silence convicts nobody: only a start that was seen (Started), since the
+// crash that led to the trial, and that did not end in a crash. Without one the probes come back, and the next trial takes
+// as many crashes as this one did. What is on record then makes it twice as long, and so on up to eight times: a program
+// that is harmed but only forks, or is left out by --target so that its starts are not seen, is harmed ever more rarely.
+//
+// A crash whose signal was not seen names no executable. It leads to nothing by itself, unless it is certain, and nobody
+// knows whose start it ends: it is taken from everybody's who is on trial.
 //
 // What it costs: a denied file is not decoded in any program. So whoever may run programs on the host can have a library
 // denied by crashing in it on purpose; that is an error in the log and a reason in the coverage of every program that uses
 // it, not silence.
 //
 // What is not seen: a program that --target leaves out shares the probed library, but its calls are not followed: only a
-// crash in the kernel's page for probes, or of a probe's system call, speaks for it. A program that is not run during its
-// trial does not crash either and is convicted; a person can lift that (spile-agent allow). Memory is bounded: of maxBuilds
-// programs that crashed, the one that was quiet longest is forgotten, trials last; Counts says how many.
+// crash in the kernel's page for probes, or of a probe's system call, speaks for it. A build is an executable: of an
+// interpreter one script may crash and another start and live, and that convicts as well; a person can lift it
+// (spile-agent allow). Memory is bounded: of maxBuilds programs that crashed, the one that was quiet longest is forgotten,
+// trials last; Counts says how many.
 package guard
 
 import (
@@ -41,7 +52,7 @@ import (
 	"time"
 )
 
-// Build is one executable file. A new version is a new inode.
+// Build is one executable file. A new version is a new inode. The zero Build is one that is not known.
 type Build struct{ Dev, Ino uint64 }
 
 // Crash is the end of a process by a fault, or shortly after one.
@@ -67,7 +78,7 @@ const (
 	Own       Outcome = iota // not ours: nothing is done
 	Suspected                // perhaps ours: nothing is done yet
 	Blamed                   // ours: deny what was probed, for good
-	Tried                    // deny what was probed until Tick convicts or a later crash acquits
+	Tried                    // deny what was probed until Tick ends the trial or a later crash acquits
 	Acquitted                // not ours after all: allow again what the trial had denied
 )
 
@@ -79,6 +90,15 @@ func (o Outcome) String() string {
 type Verdict struct {
 	Outcome Outcome
 	Why     string // for a person
+	// Trial is how long the trial of a Tried build takes at most.
+	Trial time.Duration
+}
+
+// End is the end of a trial whose time is over.
+type End struct {
+	Build
+	Convicted bool   // else allow again what the trial had denied
+	Why       string // for a person
 }
 
 // Numbers of signals, the same on all architectures that the agent runs on (signal(7)).
@@ -92,7 +112,8 @@ const (
 
 const bySeccomp = 1 // SYS_SECCOMP, a si_code of SIGSYS
 
-// Trial is how long a build must not crash without probes to be convicted.
+// Trial is how long a build must not crash without probes to be convicted. After one that decided nothing the next one
+// takes twice as long, up to maxDoubled times.
 const Trial = 10 * time.Minute
 
 const (
@@ -101,14 +122,17 @@ const (
 	amnesty   = time.Hour        // how long an acquitted build is not suspected
 	memory    = time.Hour        // how long a crash without probes speaks for a build
 	// detaching: processes that were inside a call when the probes went may still crash of them.
-	detaching = 3 * time.Second
-	maxBuilds = 1024
+	detaching  = 3 * time.Second
+	maxBuilds  = 1024
+	maxDoubled = 3
 )
 
 // Counts are what became of crashes.
 type Counts struct {
 	Blamed, Suspected, Own uint64 // crashes
-	Trials, Acquitted      uint64
+	Trials                 uint64
+	Acquitted              uint64 // trials that ended so
+	Convicted, Undecided   uint64
 	Forgotten              uint64 // builds, to stay within bounds
 }
 
@@ -126,6 +150,9 @@ type record struct {
 	bare           time.Duration // the last crash without probes; 0 = none
 	tried          time.Duration // when the trial began; 0 = not on trial
 	needs, without int           // crashes without probes that acquit, and those there were
+	started        time.Duration // the last start seen; 0 = none
+	starts, fell   int           // on trial: starts seen, and crashes of whatever origin
+	undecided      int           // trials in a row
 	amnesty        time.Duration // until then not suspected
 }
 
@@ -149,14 +176,29 @@ func New(probeSyscalls ...int) *Guard {
 // Counts returns the totals.
 func (g *Guard) Counts() Counts { return g.counts }
 
+// Started hears of a process that began to run an executable. Only of those that have crashed before it is remembered.
+func (g *Guard) Started(build Build, now time.Duration) {
+	b := g.builds[build]
+	if b == nil {
+		return
+	}
+	b.started = now
+	if b.tried != 0 && now > b.tried {
+		b.starts++
+	}
+}
+
 // Crash judges one crash.
 func (g *Guard) Crash(c Crash) Verdict {
+	if c.Build == (Build{}) {
+		return g.unknown(c)
+	}
 	b := g.record(c)
 	strength, why := g.evidence(c)
 	if strength == certain {
 		g.counts.Blamed++
-		b.tried = 0 // nothing is left to find out
-		return Verdict{Blamed, why}
+		b.tried, b.undecided = 0, 0 // nothing is left to find out
+		return Verdict{Outcome: Blamed, Why: why}
 	}
 	fault := isFault(c) && !sent(c)
 	if b.tried != 0 {
@@ -168,61 +210,100 @@ func (g *Guard) Crash(c Crash) Verdict {
 	if strength == none {
 		g.counts.Own++
 		b.own.add(c.Time)
-		return Verdict{Own, why}
+		return Verdict{Outcome: Own, Why: why}
 	}
 	g.counts.Suspected++
 	b.suspected.add(c.Time)
 	switch {
 	case b.amnesty > c.Time:
-		return Verdict{Suspected, why + "; but it crashed without probes too when that was tried"}
+		return Verdict{Outcome: Suspected, Why: why + "; but it crashed without probes too when that was tried"}
 	case b.bare != 0 && c.Time-b.bare <= memory:
-		return Verdict{Suspected, why + "; but it crashed without probes too"}
+		return Verdict{Outcome: Suspected, Why: why + "; but it crashed without probes too"}
 	case strength == strong:
 		g.counts.Trials++
-		b.begin(c.Time, 1)
-		return Verdict{Tried, why}
+		return Verdict{Tried, why, b.begin(c.Time, 1)}
 	case b.suspected.full(c.Time) && b.own.full(c.Time):
-		return Verdict{Suspected, why + "; but it crashes as often elsewhere"}
+		return Verdict{Outcome: Suspected, Why: why + "; but it crashes as often elsewhere"}
 	case b.suspected.full(c.Time):
 		g.counts.Trials++
 		within := c.Time - b.suspected[suspicion-1]
-		b.begin(c.Time, suspicion)
-		return Verdict{Tried, fmt.Sprintf("%s, %d times within %s", why, suspicion, within.Round(time.Second))}
+		why = fmt.Sprintf("%s, %d times within %s", why, suspicion, within.Round(time.Second))
+		return Verdict{Tried, why, b.begin(c.Time, suspicion)}
 	}
-	return Verdict{Suspected, why}
+	return Verdict{Outcome: Suspected, Why: why}
 }
 
-// begin puts a build on trial after so many crashes. Half as many without probes acquit it.
-func (b *record) begin(now time.Duration, crashes int) {
+// unknown judges a crash of nobody knows which build: there is nobody to suspect.
+func (g *Guard) unknown(c Crash) Verdict {
+	strength, why := g.evidence(c)
+	if strength == certain {
+		g.counts.Blamed++
+		return Verdict{Outcome: Blamed, Why: why}
+	}
+	g.counts.Own++
+	for _, b := range g.builds {
+		if b.tried != 0 && isFault(c) && !sent(c) {
+			b.fell++
+		}
+	}
+	return Verdict{Outcome: Own, Why: why + "; but of which program is not known"}
+}
+
+// begin puts a build on trial after so many crashes, and says for how long. Half as many without probes acquit it.
+func (b *record) begin(now time.Duration, crashes int) time.Duration {
 	b.tried, b.needs, b.without = now, (crashes+1)/2, 0
 	b.suspected = history{}
+	b.starts, b.fell = 0, 0
+	if b.started > now { // while the crash waited to be judged
+		b.starts = 1
+	}
+	return b.trial()
 }
+
+// trial is how long a trial takes.
+func (b *record) trial() time.Duration { return Trial << min(b.undecided, maxDoubled) }
 
 // onTrial judges a crash of a build whose probes were taken away.
 func (g *Guard) onTrial(b *record, c Crash, fault bool) Verdict {
 	g.counts.Own++
+	if fault {
+		b.fell++ // whatever it died of, nothing can be learned from its life
+	}
 	if !fault || c.Probed || c.InCall || c.Time-b.tried < detaching {
-		return Verdict{Own, "it says nothing about the trial"}
+		return Verdict{Outcome: Own, Why: "it says nothing about the trial"}
 	}
 	if b.without++; b.without < b.needs {
-		return Verdict{Own, "it crashed without probes"}
+		return Verdict{Outcome: Own, Why: "it crashed without probes"}
 	}
 	g.counts.Acquitted++
-	b.tried, b.bare, b.amnesty = 0, c.Time, c.Time+amnesty
-	return Verdict{Acquitted, "it crashes without probes as well"}
+	b.tried, b.bare, b.amnesty, b.undecided = 0, c.Time, c.Time+amnesty, 0
+	return Verdict{Outcome: Acquitted, Why: "it crashes without probes as well"}
 }
 
-// Tick lets time pass and returns the builds that were on trial and are convicted now.
-func (g *Guard) Tick(now time.Duration) []Build {
-	var convicted []Build
+// Tick lets time pass and returns the trials whose time is over.
+func (g *Guard) Tick(now time.Duration) []End {
+	var ends []End
 	for name, b := range g.builds {
-		if b.tried != 0 && now-b.tried >= Trial {
-			b.tried = 0
-			convicted = append(convicted, name)
+		if b.tried == 0 || now-b.tried < b.trial() {
+			continue
 		}
+		took := b.trial()
+		b.tried = 0
+		if b.starts > b.fell {
+			g.counts.Convicted++
+			b.undecided = 0
+			ends = append(ends, End{name, true, fmt.Sprintf("programs crashed inside its probed calls; in %s without probes %d were started "+
+				"and %d crashed", took, b.starts, b.fell)})
+			continue
+		}
+		g.counts.Undecided++
+		b.undecided++
+		ends = append(ends, End{name, false, fmt.Sprintf("in %s without probes no start of it was seen that did not crash (%d started, %d "+
+			"crashed), so nothing is known; if it crashes inside probed calls as often again, the next trial takes %s",
+			took, b.starts, b.fell, b.trial())})
 	}
-	slices.SortFunc(convicted, func(a, b Build) int { return cmp.Or(cmp.Compare(a.Dev, b.Dev), cmp.Compare(a.Ino, b.Ino)) })
-	return convicted
+	slices.SortFunc(ends, func(a, b End) int { return cmp.Or(cmp.Compare(a.Dev, b.Dev), cmp.Compare(a.Ino, b.Ino)) })
+	return ends
 }
 
 // record finds or makes what is known of a crash's build.
