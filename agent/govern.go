@@ -316,7 +316,7 @@ func (g *governor) account(boot time.Duration) *v1.Governor {
 		AgentBudgetCores: g.budget.Agent, ProbeBudgetCores: g.budget.Probes, Reason: d.Reason,
 	}
 	if d.Since > 0 {
-		h.Since = timestamppb.New(time.Unix(0, int64(d.Since+boot)))
+		h.Since = timestamppb.New(time.Unix(0, int64(d.Since+boot)).Truncate(time.Second)) // the clocks' distance varies
 	}
 	if d.Cgroup != 0 {
 		h.Cgroup = g.cgroup(d.Cgroup)

@@ -242,10 +242,11 @@ static __always_inline void on_check(__u32 slot, __u64 ssl, __u64 buf)
 
 	if (!check)
 		return;
-	if (call ? call->ssl == ssl && call->buf == buf : bpf_map_lookup_elem(&tls_streams, &key) != NULL)
-		__sync_fetch_and_add(&check->agree, 1);
-	else
+	if (call && (call->ssl != ssl || call->buf != buf))
 		__sync_fetch_and_add(&check->disagree, 1);
+	else if (call || bpf_map_lookup_elem(&tls_streams, &key))
+		__sync_fetch_and_add(&check->agree, 1);
+	/* Else it says nothing: a first read by BIO_f_ssl shakes hands by itself. */
 }
 
 SEC("uprobe/ssl_check")

@@ -78,7 +78,11 @@ func (d *denied) why(b build) string {
 	if !ok {
 		return ""
 	}
-	remedy := "spile-agent allow " + b.id + " lets probes in again"
+	remedy := "spile-agent allow " + b.id
+	if d.path != "" {
+		remedy += " --data " + filepath.Dir(d.path)
+	}
+	remedy += " lets probes in again"
 	if b.id == "" {
 		remedy = "it has no build id, so restarting the agent lets probes in again"
 	}
