@@ -7,7 +7,7 @@ const (
 	// twentieth of a processor. Above that rate bodies repeat each other.
 	effortBytes = 8 << 20
 	// leastBytes of each body are described whatever the rate.
-	leastBytes = 2 << 10
+	leastBytes = 4 << 10
 )
 
 // effort is what describing bodies may still cost. Its time is that of the calls, so a recording is always described alike.
