@@ -48,6 +48,9 @@ func (p *product) climb(within time.Duration, last string, at func(stage string)
 // TestSafetyGovernor gives the agent less than a load needs. It takes in less, stage by stage, the calls go on, status and
 // metrics say so, and when the load is over everything is taken in again.
 func TestSafetyGovernor(t *testing.T) {
+	if !sized(false, true) {
+		t.Skip("takes a minute of calm and load: run by `make soak`; TestStagesOfTheGovernor goes through the stages on a clock of its own")
+	}
 	needsRoot(t)
 	t.Setenv("SPILE_CPU_BUDGET", "0.02")
 	server := startOwnNginx(t)
