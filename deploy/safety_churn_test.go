@@ -111,7 +111,7 @@ func TestSafetyChurn(t *testing.T) {
 			t.Logf("map %s: %d entries at %v, %d at the end", name, full[name], settle, n)
 		}
 	}
-	if n := len(p.agent().Health.Probes); n > files {
+	if n := len(p.agent().Health.Probes); n > files+4 { // a library asked for later; a leak has one for each program
 		t.Errorf("%d files were probed at %v, %d at the end", files, settle, n)
 	}
 	programs, links := held(t, agent)
