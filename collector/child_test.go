@@ -27,13 +27,13 @@ func TestLogLinesAreWholeCleanAndBounded(t *testing.T) {
 
 // TestTheAgentGetsNoneOfOurSettings: SPILE_DATA of `up` is not the agent's, SPILE_RING_BYTES is nobody else's.
 func TestTheAgentGetsNoneOfOurSettings(t *testing.T) {
-	env := agentEnv([]string{"PATH=/bin", "SPILE_DATA=/d", "SPILE_TARGET=pid=1", "SPILE_RING_BYTES=1", "SPILE_SOCKET_HOOK=kprobe", "SPILE_SPOOL_BYTES=2", "HOME=/"}, "n1", "/d/agent")
+	env := agentCall{node: "n1"}.env([]string{"PATH=/bin", "SPILE_DATA=/d", "SPILE_TARGET=pid=1", "SPILE_RING_BYTES=1", "SPILE_SOCKET_HOOK=kprobe", "SPILE_SPOOL_BYTES=2", "HOME=/"}, "/d/agent")
 	want := []string{"PATH=/bin", "SPILE_RING_BYTES=1", "SPILE_SOCKET_HOOK=kprobe", "SPILE_SPOOL_BYTES=2", "HOME=/", "SPILE_NODE=n1", "SPILE_CA=/d/agent/ca.crt", "SPILE_CERT=/d/agent/agent.crt", "SPILE_KEY=/d/agent/agent.key"}
 	if !slices.Equal(env, want) {
 		t.Errorf("got %q", env)
 	}
 	for in, want := range map[string]string{"127.0.0.1:7741": "127.0.0.1:7741", "0.0.0.0:7741": "127.0.0.1:7741", "[::]:7741": "127.0.0.1:7741", "10.0.0.5:7741": "10.0.0.5:7741"} {
-		if got := agentArgs(in, "/d", nil)[1]; got != want {
+		if got := (agentCall{}).args(in, "/d")[1]; got != want {
 			t.Errorf("agents on %s: the child gets %s, want %s", in, got, want)
 		}
 	}

@@ -81,6 +81,14 @@ func TestMistakesAreOneClearLine(t *testing.T) {
 		{"enroll without a collector", []string{"agents", "enroll", "n1", "--data", gone + "/x", "--out", gone}, nil, 1, []string{gone + "/x", "--data"}},
 		{"enroll a bad name", []string{"agents", "enroll", "../n1", "--data", gone, "--out", gone}, nil, 2, []string{"../n1"}},
 		{"bad target", []string{"up", "--target", "pid=x"}, nil, 2, []string{"pid=x", "port=N"}},
+		{"agent's flag without --", []string{"up", "--cpu-budget", "1"}, nil, 2, []string{"--cpu-budget", "spile up -- --cpu-budget", "spile up --help"}},
+		{"argument of up", []string{"up", "nginx"}, nil, 2, []string{`"nginx"`, "spile up -- --cpu-budget 0.5"}},
+		{"argument of up before --", []string{"up", "nginx", "--", "--deny", "exe=/x"}, nil, 2, []string{`"nginx"`}},
+		{"up's data behind --", []string{"up", "--", "--data=/x"}, nil, 2, []string{"--data cannot stand behind --", "in front of --"}},
+		{"up's target behind --", []string{"up", "--", "--deny", "exe=/x", "-target", "pid=1"}, nil, 2, []string{"--target cannot stand behind --", "--target to up itself"}},
+		{"up's collector behind --", []string{"up", "--", "--collector", "h:1"}, nil, 2, []string{"--collector", "--agents-listen"}},
+		{"certificate behind --", []string{"up", "--", "--cert", "x"}, nil, 2, []string{"--cert", "certificate"}},
+		{"help behind --", []string{"up", "--", "-h"}, nil, 2, []string{"-h", "spile-agent --help"}},
 		{"bad target in the environment", []string{"up"}, []string{"SPILE_TARGET=process=nginx"}, 2, []string{"process=nginx"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

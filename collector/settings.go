@@ -26,11 +26,6 @@ func otherEnv() []string {
 	return append(agentOnlyEnv(), "SERVER", "TOKEN_FILE", "CA", "COLLECTOR", "DATA", "NODE", "CERT", "KEY", "TARGET")
 }
 
-// agentOnlyEnv are the agent's settings that `up` leaves to whoever starts it.
-func agentOnlyEnv() []string {
-	return []string{"RING_BYTES", "MESSAGE_BYTES", "BUDGET_BYTES", "BODY_BYTES", "CPU_BUDGET", "PROBE_BUDGET", "LIBRARY_BUDGET", "GOVERNOR_STAGE", "SOCKET_HOOK", "DENY", "IGNORE_GATE", "SPOOL_BYTES"}
-}
-
 // serviceLink matches what Kubernetes puts into the environment of a pod beside a Service whose name begins with "spile".
 var serviceLink = regexp.MustCompile(`^([A-Z0-9]+_)*(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT|PORT_[0-9]+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)$`)
 

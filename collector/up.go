@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/spile/spile/collector/cli"
 	v1 "github.com/spile/spile/proto/spile/v1"
@@ -28,18 +28,34 @@ func upVerb(w world) *cobra.Command {
 	var targets []string
 	var agent, node string
 	cmd := &cobra.Command{
-		Use: "up", Short: "Watch this host: collector, agent and live calls (root)", Args: cobra.NoArgs,
+		Use: "up [flags] [-- AGENT FLAGS]", Short: "Watch this host: collector, agent and live calls (root)",
+		Args: cobra.ArbitraryArgs, DisableFlagsInUseLine: true,
 		Long: "Watch this host: collector, agent and live calls, until Ctrl-C. Nothing stays attached afterwards.\n" +
 			"A target is netns=PATH|self, cgroup=PATH, exe=GLOB, pid=N (with children) or port=N; ! in front\n" +
-			"excludes. Several of one kind widen, different kinds narrow; none is everything.",
-		Example: "  spile up\n  spile up --target exe=/usr/sbin/nginx --target '!port=22'",
+			"excludes. Several of one kind widen, different kinds narrow; none is everything.\n\n" +
+			"What follows -- is given to the agent: what it may cost (--cpu-budget, --probe-budget), what no\n" +
+			"probe may be in (--deny), how much is copied (--body-bytes) and so on. spile-agent --help lists\n" +
+			"its flags; each is also a variable (SPILE_CPU_BUDGET), over which the flag wins.",
+		Example: "  spile up\n  spile up --target exe=/usr/sbin/nginx --target '!port=22'\n" +
+			"  " + passedExample,
 	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		var unknown *pflag.NotExistError
+		if errors.As(err, &unknown) {
+			err = fmt.Errorf("%w; flags of the agent go behind --, as in: %s", err, passedExample)
+		}
+		return err
+	})
 	f := cmd.Flags()
 	cfg.flags(f)
 	f.StringArrayVar(&targets, "target", nil, "what to watch, see above")
 	f.StringVar(&agent, "agent", "", "the agent's program (default: "+agentName+" beside this one)")
 	f.StringVar(&node, "node", "", "name of this host (default: its host name)")
-	cmd.RunE = cli.Do(func(ctx context.Context, _ []string) error {
+	cmd.RunE = cli.Do(func(ctx context.Context, args []string) error {
+		passed, err := agentFlags(cmd, args)
+		if err != nil {
+			return err
+		}
 		if err := settle(f, w.Env); err != nil {
 			return err
 		}
@@ -62,13 +78,13 @@ func upVerb(w world) *cobra.Command {
 			node = nodeName(w.hostname)
 		}
 		w.keepPipe()
-		return up(ctx, w, s, agent, node, targets)
+		return up(ctx, w, s, agentCall{agent, node, targets, passed})
 	})
 	return cmd
 }
 
 // up runs the collector in this process and the agent as its child, and shows what they see.
-func up(ctx context.Context, w world, s settings, agent, node string, targets []string) error {
+func up(ctx context.Context, w world, s settings, agent agentCall) error {
 	log := slog.New(slog.NewTextHandler(w.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	c, err := openCollector(ctx, w, s, log)
 	if err != nil {
@@ -76,13 +92,13 @@ func up(ctx context.Context, w world, s settings, agent, node string, targets []
 	}
 	data, err := filepath.Abs(filepath.Join(s.data, "agent"))
 	if err == nil {
-		err = writeBundle(c.identity, node, data)
+		err = writeBundle(c.identity, agent.node, data)
 	}
 	if err != nil {
 		c.close()
 		return err
 	}
-	if err := banner(w.Stdout, c, s, targets); err != nil {
+	if err := banner(w.Stdout, c, s, agent.targets); err != nil {
 		c.close()
 		return err
 	}
@@ -95,7 +111,7 @@ func up(ctx context.Context, w world, s settings, agent, node string, targets []
 	go func() { served <- c.run(serve) }()
 
 	kid := &child{
-		path: agent, args: agentArgs(c.agentsAddr(), data, targets), env: agentEnv(w.Env, node, data),
+		path: agent.path, args: agent.args(c.agentsAddr(), data), env: agent.env(w.Env, data),
 		log: w.Stderr, pause: firstPause,
 		worked: func() bool {
 			return slices.ContainsFunc(c.intake.Agents(), func(a *v1.Agent) bool { return len(a.GetHealth().GetRungs()) > 0 })
@@ -197,35 +213,6 @@ func nodeName(host string) string {
 		return "localhost"
 	}
 	return name[:min(len(name), 128)]
-}
-
-// agentArgs is the agent's side of the contract; the rest is in agentEnv.
-func agentArgs(collector, data string, targets []string) []string {
-	if host, port, err := net.SplitHostPort(collector); err == nil {
-		// A listener on all addresses is reached on this one.
-		if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
-			collector = net.JoinHostPort("127.0.0.1", port)
-		}
-	}
-	args := []string{"--collector", collector, "--data", data}
-	for _, t := range targets {
-		args = append(args, "--target", t)
-	}
-	return args
-}
-
-// agentEnv leaves out our own settings, which the agent would take for its own, and hands on those that only it has.
-func agentEnv(env []string, node, data string) []string {
-	var out []string
-	for _, kv := range env {
-		key, _, _ := strings.Cut(kv, "=")
-		name, ours := strings.CutPrefix(key, envPrefix)
-		if !ours || slices.Contains(agentOnlyEnv(), name) {
-			out = append(out, kv)
-		}
-	}
-	return append(out, "SPILE_NODE="+node, "SPILE_CA="+filepath.Join(data, "ca.crt"),
-		"SPILE_CERT="+filepath.Join(data, "agent.crt"), "SPILE_KEY="+filepath.Join(data, "agent.key"))
 }
 
 // checkTarget refuses what no agent understands before anything starts; the agent decides what it means.

@@ -144,10 +144,10 @@ func upArgs(t *testing.T) (data string, args []string) {
 }
 
 // upHere runs `up` in this process with an agent that misbehaves as told.
-func upHere(t *testing.T, misbehave string) (r *running) {
+func upHere(t *testing.T, misbehave string, more ...string) (r *running) {
 	t.Helper()
 	data, args := upArgs(t)
-	w, out, errs := testWorld("", args...)
+	w, out, errs := testWorld("", append(args, more...)...)
 	w.uid, w.Env = 0, []string{"FAKE_AGENT=" + misbehave, "PATH=" + os.Getenv("PATH")}
 	ctx, cancel := context.WithCancel(context.Background())
 	r = &running{t: t, data: data, cancel: cancel, done: make(chan int, 1), out: out, errs: errs}
@@ -181,6 +181,16 @@ func TestUpShowsWhatItSeesAndWhatNot(t *testing.T) {
 	}
 	if got := r.note("end"); got != "SIGTERM" {
 		t.Errorf("the agent ended by %q", got)
+	}
+}
+
+// TestUpHandsOnWhatIsBehindTheDashes starts `up` with settings of the agent; what is in front of -- stays its own.
+func TestUpHandsOnWhatIsBehindTheDashes(t *testing.T) {
+	r := upHere(t, "", "--", "--cpu-budget", "0.05", "--deny", "exe=/usr/bin/vault", "--deny=cgroup=/a b")
+	const passed = " --target netns=self --cpu-budget 0.05 --deny exe=/usr/bin/vault --deny=cgroup=/a b"
+	until(t, "the agent runs", func() bool { return r.note("args") != "" })
+	if got := r.note("args"); !strings.HasSuffix(got, passed) || strings.Contains(got, "--node") {
+		t.Errorf("the agent got %q", got)
 	}
 }
 
