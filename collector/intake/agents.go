@@ -16,9 +16,10 @@ import (
 type Counts struct {
 	Batches          uint64
 	MalformedBatches uint64
-	// Calls are those stored, counting a batch that was sent twice twice.
-	Calls   uint64
-	Refused uint64
+	// Calls are those stored, each once: those of a batch that came again, because its receipt did not arrive, are CallsAgain.
+	Calls      uint64
+	CallsAgain uint64
+	Refused    uint64
 	// Records are messages written to the journal.
 	Records         uint64
 	Bytes           uint64
@@ -40,7 +41,8 @@ func (c Counts) Proto() []*v1.Count {
 		return &v1.Count{Stage: "intake", Name: name, Value: value, Lost: lost}
 	}
 	return []*v1.Count{
-		count("batches", c.Batches, false), count("calls", c.Calls, false), count("records", c.Records, false),
+		count("batches", c.Batches, false), count("calls", c.Calls, false),
+		count("calls_again", c.CallsAgain, false), count("records", c.Records, false),
 		count("bytes", c.Bytes, false), count("connected", c.Connected, false),
 		count("calls_refused", c.Refused, true), count("batches_malformed", c.MalformedBatches, false),
 		count("journal_errors", c.JournalErrors, false), count("panics", c.Panics, false),
@@ -60,6 +62,7 @@ type agent struct {
 	refused uint64
 	skew    time.Duration
 	health  *v1.Health
+	taken   taken
 }
 
 // Counts is a snapshot.
@@ -148,12 +151,16 @@ func (s *Server) batchDone(a *agent, b *v1.Batch, stored, refused uint32, record
 	defer s.mu.Unlock()
 	refused = min(refused, columns.MaxCalls) // A made-up count must not make up an account.
 	a.seen = s.cfg.Now()
-	a.batches++
-	a.calls += uint64(stored)
-	a.refused += uint64(refused)
 	s.totals.Batches++
-	s.totals.Calls += uint64(stored)
-	s.totals.Refused += uint64(refused)
+	if a.taken.first(b.Epoch, b.Seq) {
+		a.batches++
+		a.calls += uint64(stored)
+		a.refused += uint64(refused)
+		s.totals.Calls += uint64(stored)
+		s.totals.Refused += uint64(refused)
+	} else {
+		s.totals.CallsAgain += uint64(stored)
+	}
 	s.totals.Records += uint64(records)
 	s.totals.Bytes += uint64(len(b.Payload))
 	if why != nil && stored == 0 {
