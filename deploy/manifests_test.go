@@ -76,8 +76,8 @@ func TestManifestsAskForNoMoreThanTheyNeed(t *testing.T) {
 		t.Errorf("agent: hostPID %v hostNetwork %v hostIPC %v, want only hostPID", pod.HostPID, pod.HostNetwork, pod.HostIPC)
 	}
 	for _, v := range pod.Volumes {
-		if v.HostPath != nil {
-			t.Errorf("agent: volume %s is a hostPath", v.Name)
+		if v.HostPath != nil && v.HostPath.Path != agentDir {
+			t.Errorf("agent: volume %s is the host's %s", v.Name, v.HostPath.Path)
 		}
 	}
 	c := pod.Containers[0].SecurityContext
@@ -93,6 +93,33 @@ func TestManifestsAskForNoMoreThanTheyNeed(t *testing.T) {
 	c = pod.Containers[0].SecurityContext
 	if !*pod.SecurityContext.RunAsNonRoot || len(c.Capabilities.Add) != 0 || !*c.ReadOnlyRootFilesystem || pod.HostPID {
 		t.Errorf("collector: it needs no privilege, has %+v", c)
+	}
+}
+
+// agentDir is where an agent keeps its data, in a pod and outside.
+const agentDir = "/var/lib/spile-agent"
+
+// TestADenialOutlivesThePod: --data of the agent is a directory of the node. In the pod's own a restart would forget which
+// builds crash when they are probed, and probe them again.
+func TestADenialOutlivesThePod(t *testing.T) {
+	pod := documents(t, "agent.yaml")["DaemonSet"].(*appsv1.DaemonSet).Spec.Template.Spec
+	c := pod.Containers[0]
+	at := slices.Index(c.Args, "--data")
+	if at < 0 || at+1 == len(c.Args) {
+		t.Fatalf("no --data in %q", c.Args)
+	}
+	data := c.Args[at+1]
+	mount := slices.IndexFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == data })
+	if mount < 0 || c.VolumeMounts[mount].ReadOnly || c.VolumeMounts[mount].SubPath != "" {
+		t.Fatalf("--data %s is not a writable volume: %+v", data, c.VolumeMounts)
+	}
+	volume := slices.IndexFunc(pod.Volumes, func(v corev1.Volume) bool { return v.Name == c.VolumeMounts[mount].Name })
+	if volume < 0 {
+		t.Fatalf("no volume %s", c.VolumeMounts[mount].Name)
+	}
+	host := pod.Volumes[volume].HostPath
+	if host == nil || host.Path != agentDir || host.Type == nil || *host.Type != corev1.HostPathDirectoryOrCreate {
+		t.Errorf("%s is kept in %+v, want the node's %s, made where it is missing", data, pod.Volumes[volume].VolumeSource, agentDir)
 	}
 }
 
