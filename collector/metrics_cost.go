@@ -41,8 +41,8 @@ func newCostMetrics() costMetrics {
 		probeBudget: family(gauge, "agent_probe_budget_cores", "Cores that they may cost; 0 = no limit.", "node"),
 		hits:        family(counter, "probe_hits_total", "Times that the probes of a build were hit.", "node", "library", "build_id"),
 		cost:        family(counter, "probe_cost_seconds_total", "What those hits cost the watched programs: hits times the measured cost of one.", "node", "library", "build_id"),
-		lost: family(counter, "cgroup_lost_calls_total", "Heads of messages (a call has two) of a cgroup that did not reach the agent, by reason; "+
-			"\"sampled\" is on purpose.", "node", "cgroup", "reason"),
+		lost: family(counter, "cgroup_lost_messages_total", "Messages of a cgroup (a request and a response are two) whose beginning did not reach the agent, "+
+			"by reason; \"sampled\" is on purpose.", "node", "cgroup", "reason"),
 		gate: family(gauge, "agent_gate", "1 where a test of the host before attaching passed, else 0.", "node", "gate"),
 	}
 }

@@ -30,8 +30,8 @@ func TestMetricsOfCost(t *testing.T) {
 		"spile_agent_gate{preempt,n1}": 1, "spile_agent_gate{uretprobe_seccomp,n1}": 0,
 		"spile_probe_hits_total{b1,OpenSSL,n1}": 15, "spile_probe_cost_seconds_total{b1,OpenSSL,n1}": 1.5,
 		"spile_probe_hits_total{b2,OpenSSL,n1}": 7, "spile_probe_cost_seconds_total{b2,OpenSSL,n1}": 0,
-		"spile_cgroup_lost_calls_total{/a,n1,pressure}": 3, "spile_cgroup_lost_calls_total{/a,n1,sampled}": 4,
-		"spile_cgroup_lost_calls_total{/b,n1,pressure}": 5,
+		"spile_cgroup_lost_messages_total{/a,n1,pressure}": 3, "spile_cgroup_lost_messages_total{/a,n1,sampled}": 4,
+		"spile_cgroup_lost_messages_total{/b,n1,pressure}": 5,
 	} {
 		if v, there := got[name]; !there || v != want {
 			t.Errorf("%s is %v (there: %v), want %v", name, v, there, want)
@@ -92,5 +92,14 @@ func TestMetricsOfCostAreBoundedAndAddUp(t *testing.T) {
 	}
 	if v := got["spile_probe_cost_seconds_total{,,n}"]; v <= 0 {
 		t.Errorf("cost went to %v", v)
+	}
+}
+
+// TestLostMessagesAreCalledThat: an agent counts heads of messages, and reads and writes, but no calls; neither the name nor
+// the help may say otherwise.
+func TestLostMessagesAreCalledThat(t *testing.T) {
+	lost := newCostMetrics().lost.desc.String()
+	if !strings.Contains(lost, `fqName: "spile_cgroup_lost_messages_total"`) || !strings.Contains(lost, "a request and a response are two") {
+		t.Error(lost)
 	}
 }
