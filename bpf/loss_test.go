@@ -4,8 +4,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // A ring too small and a reader that sleeps: what is missing is known to the byte and to the message.
@@ -57,6 +61,79 @@ func TestRingFull(t *testing.T) {
 	events := uint64(s.side[egress].events + s.side[ingress].events)
 	if events != tp.count("events") {
 		t.Errorf("%d events read, %d handed over", events, tp.count("events"))
+	}
+}
+
+// Two cgroups on a ring too small, with a reader that sleeps: what each lost is known to the byte and to the message.
+func TestRingFullByCgroup(t *testing.T) {
+	tp := &tap{Objects: load(t, Options{RingBytes: minRingBytes}), t: t, library: privateLibrary(t), stopped: make(chan struct{})}
+	server, _ := serve(t, false, echo)
+	asked := map[uint64]uint64{} // requests, by cgroup
+	var clients []*exec.Cmd
+	for _, requests := range []uint64{400, 1200} {
+		fd, attr := cgroup(t)
+		if fd < 0 {
+			t.Skip("no cgroup of version 2 can be made here")
+		}
+		curl := tp.command("curl", "-s", "-o", "/dev/null", fmt.Sprintf("%s/[1-%d]", server.URL, requests))
+		attr.Pdeathsig = syscall.SIGKILL
+		curl.SysProcAttr = attr
+		if err := curl.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var stat unix.Stat_t
+		if err := unix.Fstat(fd, &stat); err != nil {
+			t.Fatal(err)
+		}
+		asked[stat.Ino] = requests
+		clients = append(clients, curl)
+	}
+	for _, c := range clients {
+		if err := c.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tp.read()
+	counted := map[uint64]CgroupLoss{}
+	losses, err := tp.CgroupLosses()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range losses {
+		c := counted[l.Cgroup]
+		counted[l.Cgroup] = CgroupLoss{Bytes: c.Bytes + l.Bytes, Heads: c.Heads + l.Heads}
+	}
+	events := tp.settle()
+	arrived := map[uint64]uint64{} // heads, by cgroup
+	for _, r := range events {
+		if r.Event.Kind == EventData && r.Event.Flags&flagHead != 0 {
+			arrived[r.Event.Cgroup]++
+		}
+	}
+	streams := of(talks(t, events), "curl", layerSocket)
+	for _, s := range streams {
+		group := s.first.Cgroup
+		if s.close == nil {
+			t.Fatal("the control ring lost the end of a stream")
+		}
+		missing := s.close.Offset - s.side[egress].next + s.close.PeerOffset - s.side[ingress].next
+		for _, side := range s.side {
+			for _, g := range side.gaps {
+				missing += g.bytes
+			}
+		}
+		c, requests := counted[group], asked[group]
+		if missing == 0 || c.Bytes != missing {
+			t.Errorf("cgroup %d: %d bytes are missing, %d counted", group, missing, c.Bytes)
+		}
+		if requests == 0 || c.Heads == 0 || arrived[group]+c.Heads != 2*requests {
+			t.Errorf("cgroup %d: %d heads arrived and %d were counted as lost, of %d", group, arrived[group], c.Heads, 2*requests)
+		}
+		t.Logf("cgroup %d: %d requests; %d heads and %d bytes lost", group, requests, c.Heads, c.Bytes)
+		delete(counted, group)
+	}
+	if len(streams) != len(asked) || len(counted) != 0 {
+		t.Errorf("%d streams of %d; losses of others: %v", len(streams), len(asked), counted)
 	}
 }
 

@@ -203,8 +203,8 @@ func cgroup(t testing.TB) (int, *syscall.SysProcAttr) {
 	if err != nil {
 		return -1, nil
 	}
-	dir := filepath.Join(mount, fmt.Sprintf("spile-test-%d", os.Getpid()))
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	dir, err := os.MkdirTemp(mount, "spile-test-*")
+	if err != nil {
 		return -1, nil
 	}
 	t.Cleanup(func() { _ = os.Remove(dir) })
