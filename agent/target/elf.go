@@ -1,13 +1,10 @@
 package target
 
 import (
-	"bytes"
 	"debug/elf"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 )
 
 // ErrNotELF says that a file is not a 64-bit little-endian ELF file, the only kind whose calls the programs can read.
@@ -133,57 +130,4 @@ func (im *image) fileOffset(address uint64, executable bool) (uint64, bool) {
 		}
 	}
 	return 0, false
-}
-
-// buildID finds the GNU build id note, in hex; "" where there is none.
-func (im *image) buildID() (string, error) {
-	for _, s := range im.segments {
-		if s.kind != uint32(elf.PT_NOTE) || s.size == 0 || s.size > maxNotes {
-			continue
-		}
-		notes := make([]byte, s.size)
-		if err := im.r.read(notes, s.offset); err != nil {
-			if errors.Is(err, ErrBudget) {
-				return "", err
-			}
-			continue
-		}
-		if id := gnuBuildID(notes); id != "" {
-			return id, nil
-		}
-	}
-	return "", nil
-}
-
-func gnuBuildID(notes []byte) string {
-	const noteBuildID = 3
-	pad := func(n uint32) uint64 { return (uint64(n) + 3) &^ 3 }
-	for len(notes) >= 12 {
-		nameSize, descSize := binary.LittleEndian.Uint32(notes), binary.LittleEndian.Uint32(notes[4:])
-		kind := binary.LittleEndian.Uint32(notes[8:])
-		notes = notes[12:]
-		if pad(nameSize)+uint64(descSize) > uint64(len(notes)) {
-			return ""
-		}
-		desc := notes[pad(nameSize):][:descSize]
-		// Build ids are 8 to 20 bytes by every linker; more is somebody's joke.
-		if kind == noteBuildID && nameSize == 4 && bytes.Equal(notes[:4], []byte("GNU\x00")) && descSize <= 64 {
-			return hex.EncodeToString(desc)
-		}
-		step := pad(nameSize) + pad(descSize)
-		if step > uint64(len(notes)) {
-			return ""
-		}
-		notes = notes[step:]
-	}
-	return ""
-}
-
-// BuildID reads the GNU build id of an ELF file, in hex; "" where it has none.
-func BuildID(r io.ReaderAt, b Budget) (string, error) {
-	im, err := openImage(newBounded(r, b))
-	if err != nil {
-		return "", err
-	}
-	return im.buildID()
 }
