@@ -534,7 +534,11 @@ type Health struct {
 	// What was tried before anything was attached, and what came of it.
 	Gates []*Gate `protobuf:"bytes,11,rep,name=gates,proto3" json:"gates,omitempty"`
 	// Losses of single cgroups: those that lost most. Exact; their sums are counts of stage "kernel".
-	CgroupLosses  []*CgroupLoss `protobuf:"bytes,12,rep,name=cgroup_losses,json=cgroupLosses,proto3" json:"cgroup_losses,omitempty"`
+	CgroupLosses []*CgroupLoss `protobuf:"bytes,12,rep,name=cgroup_losses,json=cgroupLosses,proto3" json:"cgroup_losses,omitempty"`
+	// Builds that are not probed any more because programs crashed of it, the latest first: also those that nobody runs now.
+	Denials []*Denial `protobuf:"bytes,13,rep,name=denials,proto3" json:"denials,omitempty"`
+	// Rows that a list had no room for, by its name: "probes" -> 12.
+	Omitted       map[string]uint64 `protobuf:"bytes,14,rep,name=omitted,proto3" json:"omitted,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -653,6 +657,107 @@ func (x *Health) GetCgroupLosses() []*CgroupLoss {
 	return nil
 }
 
+func (x *Health) GetDenials() []*Denial {
+	if x != nil {
+		return x.Denials
+	}
+	return nil
+}
+
+func (x *Health) GetOmitted() map[string]uint64 {
+	if x != nil {
+		return x.Omitted
+	}
+	return nil
+}
+
+// Denial is a build that is not probed because of what it did.
+type Denial struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	BuildId string                 `protobuf:"bytes,1,opt,name=build_id,json=buildId,proto3" json:"build_id,omitempty"`
+	Library string                 `protobuf:"bytes,2,opt,name=library,proto3" json:"library,omitempty"`
+	// The file that was probed: the program itself, where that carries its own TLS.
+	Path string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	// Why, for a person; and what was seen.
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Evidence      string                 `protobuf:"bytes,5,opt,name=evidence,proto3" json:"evidence,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Denial) Reset() {
+	*x = Denial{}
+	mi := &file_spile_v1_ingest_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Denial) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Denial) ProtoMessage() {}
+
+func (x *Denial) ProtoReflect() protoreflect.Message {
+	mi := &file_spile_v1_ingest_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Denial.ProtoReflect.Descriptor instead.
+func (*Denial) Descriptor() ([]byte, []int) {
+	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Denial) GetBuildId() string {
+	if x != nil {
+		return x.BuildId
+	}
+	return ""
+}
+
+func (x *Denial) GetLibrary() string {
+	if x != nil {
+		return x.Library
+	}
+	return ""
+}
+
+func (x *Denial) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *Denial) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Denial) GetEvidence() string {
+	if x != nil {
+		return x.Evidence
+	}
+	return ""
+}
+
+func (x *Denial) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
 // Governor is the agent's account of its own cost.
 type Governor struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -669,14 +774,16 @@ type Governor struct {
 	// Which cgroup is degraded, by path; empty = all.
 	Cgroup string `protobuf:"bytes,7,opt,name=cgroup,proto3" json:"cgroup,omitempty"`
 	// Why it is not "full", for a person.
-	Reason        string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Why a budget is exceeded although nothing is left to leave out, for a person; empty = none is.
+	Exceeded      string `protobuf:"bytes,9,opt,name=exceeded,proto3" json:"exceeded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Governor) Reset() {
 	*x = Governor{}
-	mi := &file_spile_v1_ingest_proto_msgTypes[7]
+	mi := &file_spile_v1_ingest_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -688,7 +795,7 @@ func (x *Governor) String() string {
 func (*Governor) ProtoMessage() {}
 
 func (x *Governor) ProtoReflect() protoreflect.Message {
-	mi := &file_spile_v1_ingest_proto_msgTypes[7]
+	mi := &file_spile_v1_ingest_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -701,7 +808,7 @@ func (x *Governor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Governor.ProtoReflect.Descriptor instead.
 func (*Governor) Descriptor() ([]byte, []int) {
-	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{7}
+	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Governor) GetStage() string {
@@ -760,6 +867,13 @@ func (x *Governor) GetReason() string {
 	return ""
 }
 
+func (x *Governor) GetExceeded() string {
+	if x != nil {
+		return x.Exceeded
+	}
+	return ""
+}
+
 // Gate is one test of the host at the agent's start.
 type Gate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -775,7 +889,7 @@ type Gate struct {
 
 func (x *Gate) Reset() {
 	*x = Gate{}
-	mi := &file_spile_v1_ingest_proto_msgTypes[8]
+	mi := &file_spile_v1_ingest_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -787,7 +901,7 @@ func (x *Gate) String() string {
 func (*Gate) ProtoMessage() {}
 
 func (x *Gate) ProtoReflect() protoreflect.Message {
-	mi := &file_spile_v1_ingest_proto_msgTypes[8]
+	mi := &file_spile_v1_ingest_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -800,7 +914,7 @@ func (x *Gate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gate.ProtoReflect.Descriptor instead.
 func (*Gate) Descriptor() ([]byte, []int) {
-	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{8}
+	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Gate) GetName() string {
@@ -841,7 +955,7 @@ type CgroupLoss struct {
 
 func (x *CgroupLoss) Reset() {
 	*x = CgroupLoss{}
-	mi := &file_spile_v1_ingest_proto_msgTypes[9]
+	mi := &file_spile_v1_ingest_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -853,7 +967,7 @@ func (x *CgroupLoss) String() string {
 func (*CgroupLoss) ProtoMessage() {}
 
 func (x *CgroupLoss) ProtoReflect() protoreflect.Message {
-	mi := &file_spile_v1_ingest_proto_msgTypes[9]
+	mi := &file_spile_v1_ingest_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -866,7 +980,7 @@ func (x *CgroupLoss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CgroupLoss.ProtoReflect.Descriptor instead.
 func (*CgroupLoss) Descriptor() ([]byte, []int) {
-	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{9}
+	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CgroupLoss) GetCgroup() string {
@@ -919,7 +1033,7 @@ type Count struct {
 
 func (x *Count) Reset() {
 	*x = Count{}
-	mi := &file_spile_v1_ingest_proto_msgTypes[10]
+	mi := &file_spile_v1_ingest_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -931,7 +1045,7 @@ func (x *Count) String() string {
 func (*Count) ProtoMessage() {}
 
 func (x *Count) ProtoReflect() protoreflect.Message {
-	mi := &file_spile_v1_ingest_proto_msgTypes[10]
+	mi := &file_spile_v1_ingest_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -944,7 +1058,7 @@ func (x *Count) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Count.ProtoReflect.Descriptor instead.
 func (*Count) Descriptor() ([]byte, []int) {
-	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{10}
+	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Count) GetStage() string {
@@ -979,8 +1093,9 @@ type Probe struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Library string                 `protobuf:"bytes,1,opt,name=library,proto3" json:"library,omitempty"`
 	Path    string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
-	BuildId string                 `protobuf:"bytes,3,opt,name=build_id,json=buildId,proto3" json:"build_id,omitempty"`
-	State   string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	// The GNU build id in hex, else "go:" and the last part of the Go build id, else empty: it has none.
+	BuildId string `protobuf:"bytes,3,opt,name=build_id,json=buildId,proto3" json:"build_id,omitempty"`
+	State   string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
 	// Why it failed and what to do, for a person.
 	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Why an attached file is only looked at now and then for writes, for a person; empty where a lease makes writers wait.
@@ -988,15 +1103,17 @@ type Probe struct {
 	// Where its probes lie and how the kernel executes the instruction there: "SSL_read: call target of SSL_read_ex, emulated".
 	Sites []string `protobuf:"bytes,7,rep,name=sites,proto3" json:"sites,omitempty"`
 	// Times that a probe of the file was hit, and what that cost the programs: an estimate, from the measured cost of a hit.
-	Hits          uint64               `protobuf:"varint,8,opt,name=hits,proto3" json:"hits,omitempty"`
-	Cost          *durationpb.Duration `protobuf:"bytes,9,opt,name=cost,proto3" json:"cost,omitempty"`
+	Hits uint64               `protobuf:"varint,8,opt,name=hits,proto3" json:"hits,omitempty"`
+	Cost *durationpb.Duration `protobuf:"bytes,9,opt,name=cost,proto3" json:"cost,omitempty"`
+	// Processes that use the file.
+	Processes     uint32 `protobuf:"varint,10,opt,name=processes,proto3" json:"processes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Probe) Reset() {
 	*x = Probe{}
-	mi := &file_spile_v1_ingest_proto_msgTypes[11]
+	mi := &file_spile_v1_ingest_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1008,7 +1125,7 @@ func (x *Probe) String() string {
 func (*Probe) ProtoMessage() {}
 
 func (x *Probe) ProtoReflect() protoreflect.Message {
-	mi := &file_spile_v1_ingest_proto_msgTypes[11]
+	mi := &file_spile_v1_ingest_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1021,7 +1138,7 @@ func (x *Probe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probe.ProtoReflect.Descriptor instead.
 func (*Probe) Descriptor() ([]byte, []int) {
-	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{11}
+	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Probe) GetLibrary() string {
@@ -1087,6 +1204,13 @@ func (x *Probe) GetCost() *durationpb.Duration {
 	return nil
 }
 
+func (x *Probe) GetProcesses() uint32 {
+	if x != nil {
+		return x.Processes
+	}
+	return 0
+}
+
 // Coverage is what one process moved in TLS, and how much of it was decoded.
 type Coverage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1116,7 +1240,7 @@ type Coverage struct {
 
 func (x *Coverage) Reset() {
 	*x = Coverage{}
-	mi := &file_spile_v1_ingest_proto_msgTypes[12]
+	mi := &file_spile_v1_ingest_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1128,7 +1252,7 @@ func (x *Coverage) String() string {
 func (*Coverage) ProtoMessage() {}
 
 func (x *Coverage) ProtoReflect() protoreflect.Message {
-	mi := &file_spile_v1_ingest_proto_msgTypes[12]
+	mi := &file_spile_v1_ingest_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1141,7 +1265,7 @@ func (x *Coverage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Coverage.ProtoReflect.Descriptor instead.
 func (*Coverage) Descriptor() ([]byte, []int) {
-	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{12}
+	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Coverage) GetPid() uint32 {
@@ -1286,7 +1410,7 @@ type Columns struct {
 
 func (x *Columns) Reset() {
 	*x = Columns{}
-	mi := &file_spile_v1_ingest_proto_msgTypes[13]
+	mi := &file_spile_v1_ingest_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1298,7 +1422,7 @@ func (x *Columns) String() string {
 func (*Columns) ProtoMessage() {}
 
 func (x *Columns) ProtoReflect() protoreflect.Message {
-	mi := &file_spile_v1_ingest_proto_msgTypes[13]
+	mi := &file_spile_v1_ingest_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1311,7 +1435,7 @@ func (x *Columns) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Columns.ProtoReflect.Descriptor instead.
 func (*Columns) Descriptor() ([]byte, []int) {
-	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{13}
+	return file_spile_v1_ingest_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Columns) GetVersion() uint32 {
@@ -1672,7 +1796,7 @@ const file_spile_v1_ingest_proto_rawDesc = "" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x1a\n" +
 	"\brejected\x18\x03 \x01(\rR\brejected\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12!\n" +
-	"\fcredit_bytes\x18\x05 \x01(\x04R\vcreditBytes\"\x9a\x04\n" +
+	"\fcredit_bytes\x18\x05 \x01(\x04R\vcreditBytes\"\xbb\x05\n" +
 	"\x06Health\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
@@ -1686,11 +1810,23 @@ const file_spile_v1_ingest_proto_rawDesc = "" +
 	"\bgovernor\x18\n" +
 	" \x01(\v2\x12.spile.v1.GovernorR\bgovernor\x12$\n" +
 	"\x05gates\x18\v \x03(\v2\x0e.spile.v1.GateR\x05gates\x129\n" +
-	"\rcgroup_losses\x18\f \x03(\v2\x14.spile.v1.CgroupLossR\fcgroupLosses\x1a8\n" +
+	"\rcgroup_losses\x18\f \x03(\v2\x14.spile.v1.CgroupLossR\fcgroupLosses\x12*\n" +
+	"\adenials\x18\r \x03(\v2\x10.spile.v1.DenialR\adenials\x127\n" +
+	"\aomitted\x18\x0e \x03(\v2\x1d.spile.v1.Health.OmittedEntryR\aomitted\x1a8\n" +
 	"\n" +
 	"RungsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa0\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a:\n" +
+	"\fOmittedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xb7\x01\n" +
+	"\x06Denial\x12\x19\n" +
+	"\bbuild_id\x18\x01 \x01(\tR\abuildId\x12\x18\n" +
+	"\alibrary\x18\x02 \x01(\tR\alibrary\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x1a\n" +
+	"\bevidence\x18\x05 \x01(\tR\bevidence\x120\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xbc\x02\n" +
 	"\bGovernor\x12\x14\n" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x120\n" +
 	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1f\n" +
@@ -1701,7 +1837,8 @@ const file_spile_v1_ingest_proto_rawDesc = "" +
 	"\x12agent_budget_cores\x18\x05 \x01(\x01R\x10agentBudgetCores\x12,\n" +
 	"\x12probe_budget_cores\x18\x06 \x01(\x01R\x10probeBudgetCores\x12\x16\n" +
 	"\x06cgroup\x18\a \x01(\tR\x06cgroup\x12\x16\n" +
-	"\x06reason\x18\b \x01(\tR\x06reason\"H\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\x12\x1a\n" +
+	"\bexceeded\x18\t \x01(\tR\bexceeded\"H\n" +
 	"\x04Gate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
@@ -1717,7 +1854,7 @@ const file_spile_v1_ingest_proto_rawDesc = "" +
 	"\x05stage\x18\x01 \x01(\tR\x05stage\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x03 \x01(\x04R\x05value\x12\x12\n" +
-	"\x04lost\x18\x04 \x01(\bR\x04lost\"\xf3\x01\n" +
+	"\x04lost\x18\x04 \x01(\bR\x04lost\"\x91\x02\n" +
 	"\x05Probe\x12\x18\n" +
 	"\alibrary\x18\x01 \x01(\tR\alibrary\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x19\n" +
@@ -1727,7 +1864,9 @@ const file_spile_v1_ingest_proto_rawDesc = "" +
 	"\bunleased\x18\x06 \x01(\tR\bunleased\x12\x14\n" +
 	"\x05sites\x18\a \x03(\tR\x05sites\x12\x12\n" +
 	"\x04hits\x18\b \x01(\x04R\x04hits\x12-\n" +
-	"\x04cost\x18\t \x01(\v2\x19.google.protobuf.DurationR\x04cost\"\xc0\x02\n" +
+	"\x04cost\x18\t \x01(\v2\x19.google.protobuf.DurationR\x04cost\x12\x1c\n" +
+	"\tprocesses\x18\n" +
+	" \x01(\rR\tprocesses\"\xc0\x02\n" +
 	"\bCoverage\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x18\n" +
 	"\aprocess\x18\x02 \x01(\tR\aprocess\x12\x16\n" +
@@ -1811,7 +1950,7 @@ func file_spile_v1_ingest_proto_rawDescGZIP() []byte {
 	return file_spile_v1_ingest_proto_rawDescData
 }
 
-var file_spile_v1_ingest_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_spile_v1_ingest_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_spile_v1_ingest_proto_goTypes = []any{
 	(*PublishRequest)(nil),        // 0: spile.v1.PublishRequest
 	(*PublishResponse)(nil),       // 1: spile.v1.PublishResponse
@@ -1820,16 +1959,18 @@ var file_spile_v1_ingest_proto_goTypes = []any{
 	(*Batch)(nil),                 // 4: spile.v1.Batch
 	(*Receipt)(nil),               // 5: spile.v1.Receipt
 	(*Health)(nil),                // 6: spile.v1.Health
-	(*Governor)(nil),              // 7: spile.v1.Governor
-	(*Gate)(nil),                  // 8: spile.v1.Gate
-	(*CgroupLoss)(nil),            // 9: spile.v1.CgroupLoss
-	(*Count)(nil),                 // 10: spile.v1.Count
-	(*Probe)(nil),                 // 11: spile.v1.Probe
-	(*Coverage)(nil),              // 12: spile.v1.Coverage
-	(*Columns)(nil),               // 13: spile.v1.Columns
-	nil,                           // 14: spile.v1.Health.RungsEntry
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 16: google.protobuf.Duration
+	(*Denial)(nil),                // 7: spile.v1.Denial
+	(*Governor)(nil),              // 8: spile.v1.Governor
+	(*Gate)(nil),                  // 9: spile.v1.Gate
+	(*CgroupLoss)(nil),            // 10: spile.v1.CgroupLoss
+	(*Count)(nil),                 // 11: spile.v1.Count
+	(*Probe)(nil),                 // 12: spile.v1.Probe
+	(*Coverage)(nil),              // 13: spile.v1.Coverage
+	(*Columns)(nil),               // 14: spile.v1.Columns
+	nil,                           // 15: spile.v1.Health.RungsEntry
+	nil,                           // 16: spile.v1.Health.OmittedEntry
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
 }
 var file_spile_v1_ingest_proto_depIdxs = []int32{
 	2,  // 0: spile.v1.PublishRequest.hello:type_name -> spile.v1.Hello
@@ -1837,24 +1978,27 @@ var file_spile_v1_ingest_proto_depIdxs = []int32{
 	6,  // 2: spile.v1.PublishRequest.health:type_name -> spile.v1.Health
 	3,  // 3: spile.v1.PublishResponse.welcome:type_name -> spile.v1.Welcome
 	5,  // 4: spile.v1.PublishResponse.receipt:type_name -> spile.v1.Receipt
-	15, // 5: spile.v1.Batch.sealed:type_name -> google.protobuf.Timestamp
-	15, // 6: spile.v1.Health.time:type_name -> google.protobuf.Timestamp
-	14, // 7: spile.v1.Health.rungs:type_name -> spile.v1.Health.RungsEntry
-	10, // 8: spile.v1.Health.counts:type_name -> spile.v1.Count
-	11, // 9: spile.v1.Health.probes:type_name -> spile.v1.Probe
-	12, // 10: spile.v1.Health.coverage:type_name -> spile.v1.Coverage
-	7,  // 11: spile.v1.Health.governor:type_name -> spile.v1.Governor
-	8,  // 12: spile.v1.Health.gates:type_name -> spile.v1.Gate
-	9,  // 13: spile.v1.Health.cgroup_losses:type_name -> spile.v1.CgroupLoss
-	15, // 14: spile.v1.Governor.since:type_name -> google.protobuf.Timestamp
-	16, // 15: spile.v1.Probe.cost:type_name -> google.protobuf.Duration
-	0,  // 16: spile.v1.Ingest.Publish:input_type -> spile.v1.PublishRequest
-	1,  // 17: spile.v1.Ingest.Publish:output_type -> spile.v1.PublishResponse
-	17, // [17:18] is the sub-list for method output_type
-	16, // [16:17] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	17, // 5: spile.v1.Batch.sealed:type_name -> google.protobuf.Timestamp
+	17, // 6: spile.v1.Health.time:type_name -> google.protobuf.Timestamp
+	15, // 7: spile.v1.Health.rungs:type_name -> spile.v1.Health.RungsEntry
+	11, // 8: spile.v1.Health.counts:type_name -> spile.v1.Count
+	12, // 9: spile.v1.Health.probes:type_name -> spile.v1.Probe
+	13, // 10: spile.v1.Health.coverage:type_name -> spile.v1.Coverage
+	8,  // 11: spile.v1.Health.governor:type_name -> spile.v1.Governor
+	9,  // 12: spile.v1.Health.gates:type_name -> spile.v1.Gate
+	10, // 13: spile.v1.Health.cgroup_losses:type_name -> spile.v1.CgroupLoss
+	7,  // 14: spile.v1.Health.denials:type_name -> spile.v1.Denial
+	16, // 15: spile.v1.Health.omitted:type_name -> spile.v1.Health.OmittedEntry
+	17, // 16: spile.v1.Denial.since:type_name -> google.protobuf.Timestamp
+	17, // 17: spile.v1.Governor.since:type_name -> google.protobuf.Timestamp
+	18, // 18: spile.v1.Probe.cost:type_name -> google.protobuf.Duration
+	0,  // 19: spile.v1.Ingest.Publish:input_type -> spile.v1.PublishRequest
+	1,  // 20: spile.v1.Ingest.Publish:output_type -> spile.v1.PublishResponse
+	20, // [20:21] is the sub-list for method output_type
+	19, // [19:20] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_spile_v1_ingest_proto_init() }
@@ -1877,7 +2021,7 @@ func file_spile_v1_ingest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_spile_v1_ingest_proto_rawDesc), len(file_spile_v1_ingest_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
