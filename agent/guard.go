@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -39,8 +40,12 @@ const (
 type attached interface {
 	// Slot says which file a slot stands for, or stood for last.
 	Slot(n uint32) (probe.Placed, bool)
-	// Uses lists the probed files that a process maps.
+	// Uses lists the probed files that a process maps, as far as it is followed.
 	Uses(p target.Process) []target.Identity
+	// InAll lists the files that are probed in every process that maps them.
+	InAll() []target.Identity
+	// MayLie lists those of some files that have a probe where an address may be, by its place in the page.
+	MayLie(among []target.Identity, address uint64) []target.Identity
 }
 
 // quarantine takes probes out: *probe.Registry.
@@ -78,7 +83,10 @@ type trial struct {
 type crash struct {
 	source.Process
 	called *target.Identity  // the file of the call that it was in
-	mapped []target.Identity // all probed files that it mapped
+	mapped []target.Identity // all probed files that it mapped, as far as it was followed
+	shared []target.Identity // of a process that is not followed: all that are probed in whoever maps them
+	struck []target.Identity // whose breakpoint it may have hit
+	atSite bool              // exactly at the instruction that the probe of its call lies on
 }
 
 func newCrashes(a attached, q quarantine, log *slog.Logger) *crashes {
@@ -90,15 +98,38 @@ func newCrashes(a attached, q quarantine, log *slog.Logger) *crashes {
 
 // hear takes a crash. It belongs to the ring's goroutine: who maps what is forgotten with the exit, which follows.
 func (c *crashes) hear(p source.Process) {
+	k := p.Crash
 	one := crash{Process: p, mapped: c.attached.Uses(target.Process{PID: p.TGID, Start: uint64(p.Start / clockTick)})}
-	if placed, ok := c.attached.Slot(p.Crash.Slot); ok && p.Crash.InCall {
+	if placed, ok := c.attached.Slot(k.Slot); ok && k.InCall {
 		one.called = &placed.ID
+	}
+	among := one.mapped
+	if len(among) == 0 {
+		one.shared = c.attached.InAll()
+		among = one.shared
+	}
+	if one.called != nil && !slices.Contains(among, *one.called) {
+		among = append(slices.Clone(among), *one.called)
+	}
+	if k.Signal == int(unix.SIGTRAP) && k.Code > 0 {
+		one.struck = c.attached.MayLie(among, k.IP-breakpointBytes())
+	}
+	if k.AtSite { // or up to 15 bytes behind it
+		one.atSite = len(one.struck) > 0 || len(c.attached.MayLie(among, k.IP)) > 0
 	}
 	select {
 	case c.queue <- one:
 	default:
 		c.unjudged.Add(1)
 	}
+}
+
+// breakpointBytes is how far behind a breakpoint a processor stops: x86 has executed it then.
+func breakpointBytes() uint64 {
+	if runtime.GOARCH == "amd64" {
+		return 1
+	}
+	return 0
 }
 
 // started hears of a program that begins: if it does not crash without probes, they were the cause. It belongs to the
@@ -131,7 +162,7 @@ func buildOf(p source.Process) guard.Build { return guard.Build{Dev: p.Exe.Dev, 
 func trialOf(b guard.Build) string { return fmt.Sprintf("trial of %d:%d", b.Dev, b.Ino) }
 
 func (c *crashes) verdict(one crash) guard.Verdict {
-	probed := len(one.mapped) > 0 || one.called != nil
+	probed := len(one.mapped) > 0 || one.called != nil || len(one.struck) > 0
 	if t, tried := c.trials[buildOf(one.Process)]; tried {
 		// Other files may well be probed on.
 		probed = slices.ContainsFunc(t.files, func(id target.Identity) bool { return slices.Contains(one.mapped, id) })
@@ -141,16 +172,23 @@ func (c *crashes) verdict(one crash) guard.Verdict {
 	defer c.mu.Unlock()
 	return c.judge.Crash(guard.Crash{
 		Time: one.Time, Build: buildOf(one.Process), Signal: k.Signal, Code: k.Code, Syscall: k.Syscall,
-		Seen: k.IP != 0, BySelf: k.BySelf, InCall: k.InCall, AtSite: k.AtSite, InUprobeArea: k.InUprobeArea, Probed: probed,
+		Seen: k.IP != 0, BySelf: k.BySelf, InCall: k.InCall, AtSite: one.atSite, Behind: k.AtSite && !one.atSite,
+		OnBreakpoint: len(one.struck) > 0, InUprobeArea: k.InUprobeArea, Probed: probed,
 	})
 }
 
-// culprits are the files to take probes out of: the one whose call it was in, else all that it mapped.
+// culprits are the files to take probes out of: those whose breakpoint it may have hit, the one whose call it was in, else
+// all that it mapped. Of a process that is not followed nobody knows what it mapped: all that lie in others, too.
 func (one crash) culprits() []target.Identity {
-	if one.called != nil {
+	switch {
+	case len(one.struck) > 0:
+		return one.struck
+	case one.called != nil:
 		return []target.Identity{*one.called}
+	case len(one.mapped) > 0:
+		return one.mapped
 	}
-	return one.mapped
+	return one.shared
 }
 
 func (c *crashes) act(one crash, v guard.Verdict) {
@@ -168,8 +206,7 @@ func (c *crashes) act(one crash, v guard.Verdict) {
 		}
 		delete(c.trials, build)
 		if len(files) == 0 {
-			c.log.Warn("a program crashed as if it was probed, but no file of it is", append(who, "remedy",
-				"if that goes on, keep all probes out of it with --deny exe=, and see the gates in spile-agent doctor")...)
+			c.unprobed(who)
 			return
 		}
 		if files = c.undenied(files, one.Time); len(files) == 0 {
@@ -183,6 +220,10 @@ func (c *crashes) act(one crash, v guard.Verdict) {
 		}
 	case guard.Tried:
 		files := one.culprits()
+		if len(files) == 0 {
+			c.unprobed(who)
+			return
+		}
 		if len(c.trials) < maxDenied { // beyond it a file comes back when its suspension is over
 			c.trials[build] = trial{clean(one.Comm), files}
 		}
@@ -198,6 +239,12 @@ func (c *crashes) act(one crash, v guard.Verdict) {
 		}
 		delete(c.trials, build)
 	}
+}
+
+// unprobed tells of a program that crashed by a probe when there was none of ours.
+func (c *crashes) unprobed(who []any) {
+	c.log.Warn("a program crashed as if it was probed, but not by this agent", append(who, "remedy",
+		"look for other tools that probe it; if there are none, keep all probes out of it with --deny exe=")...)
 }
 
 // undenied leaves out the files that the probes had left, or were leaving, when the crash came: nothing new is said of them.
@@ -253,7 +300,8 @@ func (one crash) evidence() string {
 		is   bool
 		says string
 	}{
-		{k.InCall, "in a probed call"}, {k.AtSite, "at the probed instruction"}, {k.InUprobeArea, "in the uprobe page"}, {k.BySelf, "sent by itself"},
+		{k.InCall, "in a probed call"}, {one.atSite, "at the probed instruction"}, {k.AtSite && !one.atSite, "right behind the probed instruction"},
+		{len(one.struck) > 0, "at the place of a probe's breakpoint"}, {k.InUprobeArea, "in the uprobe page"}, {k.BySelf, "sent by itself"},
 		{k.Signal == int(unix.SIGSYS), fmt.Sprintf("system call %d", k.Syscall)},
 	} {
 		if f.is {

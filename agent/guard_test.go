@@ -18,7 +18,8 @@ import (
 	"github.com/spile/spile/bpf"
 )
 
-// registry is a host where slot 7 is libssl, and process 5 maps libssl and libgnutls.
+// registry is a host where slot 7 is libssl, which has a probe at siteAt, and process 5 maps libssl and libgnutls. Both are
+// probed in all processes.
 type registry struct {
 	mu        sync.Mutex
 	did       []string
@@ -45,6 +46,22 @@ func (r *registry) Uses(p target.Process) []target.Identity {
 	}
 	return []target.Identity{libgnutls, libssl}
 }
+
+func (r *registry) InAll() []target.Identity {
+	return r.Uses(target.Process{PID: 5, Start: 300})
+}
+
+func (r *registry) MayLie(among []target.Identity, address uint64) []target.Identity {
+	if address%4096 == siteAt && slices.Contains(among, libssl) {
+		return []target.Identity{libssl}
+	}
+	return nil
+}
+
+const siteAt = 0x530
+
+// onBreakpoint is where a processor stops that executed the breakpoint there.
+var onBreakpoint = 0x7f0000001000 + siteAt + breakpointBytes()
 
 func (r *registry) note(did string) {
 	r.mu.Lock()
@@ -126,9 +143,13 @@ func TestBlamedIsDenied(t *testing.T) {
 		want  []string
 		says  string
 	}{
-		"the file of the call":        {bpf.Crash{Signal: 5, Code: -6, BySelf: true, InCall: true, Slot: 7}, []string{"deny ssl"}, "sent by itself"},
-		"all files, in no call":       {bpf.Crash{Signal: 11, Code: 1, InUprobeArea: true}, []string{"deny gnutls", "deny ssl"}, "in the uprobe page"},
-		"all files, a slot of nobody": {bpf.Crash{Signal: 5, Code: 128, InCall: true, Slot: 9}, []string{"deny gnutls", "deny ssl"}, "SIGTRAP"},
+		"the file of the call":        {bpf.Crash{Signal: 11, Code: 1, InUprobeArea: true, InCall: true, Slot: 7}, []string{"deny ssl"}, "in the uprobe page"},
+		"at its site":                 {bpf.Crash{Signal: 4, Code: 2, IP: 0x7f0000001000 + siteAt, AtSite: true, InCall: true, Slot: 7}, []string{"deny ssl"}, "at the probed instruction"},
+		"its breakpoint, in no call":  {bpf.Crash{Signal: 5, Code: 128, IP: onBreakpoint}, []string{"deny ssl"}, "breakpoint"},
+		"all files, a slot of nobody": {bpf.Crash{Signal: 11, Code: 1, InUprobeArea: true, InCall: true, Slot: 9}, []string{"deny gnutls", "deny ssl"}, "in the uprobe page"},
+		"behind the site":             {bpf.Crash{Signal: 5, Code: 128, IP: onBreakpoint + 4, AtSite: true, InCall: true, Slot: 7}, nil, ""},
+		"its own breakpoint":          {bpf.Crash{Signal: 5, Code: 128, InCall: true, Slot: 7}, nil, ""},
+		"another's, by its own hand":  {bpf.Crash{Signal: 5, Code: -6, BySelf: true, IP: onBreakpoint}, nil, ""},
 		"its own":                     {bpf.Crash{Signal: 11, Code: 1}, nil, ""},
 		"killed in a call":            {bpf.Crash{Signal: 11, Code: 0, InCall: true, Slot: 7}, nil, ""},
 	} {
@@ -145,7 +166,7 @@ func TestBlamedIsDenied(t *testing.T) {
 					t.Errorf("did %q, want %q saying %q", did[i], c.want[i], c.says)
 				}
 			}
-			if n := strings.Count(log.String(), "\n"); n != min(len(c.want), 1) || n == 1 && !strings.Contains(log.String(), "remedy=") {
+			if n := strings.Count(log.String(), "level=WARN"); n != min(len(c.want), 1) || n == 1 && !strings.Contains(log.String(), "remedy=") {
 				t.Errorf("log:\n%s", log)
 			}
 		})
@@ -216,22 +237,67 @@ func TestTrialOfAProgram(t *testing.T) {
 func TestDeniedAgain(t *testing.T) {
 	r := &registry{}
 	g, _ := testCrashes(r)
-	trap := bpf.Crash{Signal: 5, Code: 128, InCall: true, Slot: 7}
+	trap := bpf.Crash{Signal: 5, Code: 128, IP: onBreakpoint, InCall: true, Slot: 7}
 	g.play(died(100, trap), died(100, trap), died(102, trap))
 	if did := r.done(); len(did) != 2 {
 		t.Errorf("did %q", did)
 	}
 }
 
-// A crash that only a probe can explain, of a program that nobody knows to be probed, is told and leads to nothing.
+// unprobed is a host where nothing is probed.
+type unprobed struct{ registry }
+
+func (*unprobed) Uses(target.Process) []target.Identity { return nil }
+func (*unprobed) InAll() []target.Identity              { return nil }
+
+// A crash that only a probe can explain, where none is of ours, is told and leads to nothing.
 func TestBlamedWithoutAFile(t *testing.T) {
+	for name, k := range map[string]bpf.Crash{
+		"tried":  {Signal: 11, Code: 1, InUprobeArea: true},
+		"blamed": {Signal: 11, Code: 1, InUprobeArea: true, InCall: true},
+	} {
+		r := &unprobed{}
+		var log bytes.Buffer
+		g := newCrashes(r, r, slog.New(slog.NewTextHandler(&log, nil)))
+		g.play(died(100, k))
+		if did := r.done(); len(did) != 0 || !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), "remedy=") || len(g.trials) != 0 {
+			t.Errorf("%s: did %q, log:\n%s", name, did, &log)
+		}
+	}
+}
+
+// A program that --target leaves out maps the same libraries, and the probes lie in them for it as well.
+func TestCrashOfAProgramThatIsNotFollowed(t *testing.T) {
+	left := func(at int, k bpf.Crash) source.Process {
+		p := died(at, k)
+		p.TGID = 6
+		return p
+	}
+	for name, c := range map[string]struct {
+		crash bpf.Crash
+		want  []string
+	}{
+		"our breakpoint":    {bpf.Crash{Signal: 5, Code: 128, IP: onBreakpoint}, []string{"deny ssl"}},
+		"one of its own":    {bpf.Crash{Signal: 5, Code: 128, IP: onBreakpoint + 1}, nil},
+		"of some probe":     {bpf.Crash{Signal: 11, Code: 1, InUprobeArea: true}, []string{"suspend gnutls", "suspend ssl"}},
+		"not by probes":     {bpf.Crash{Signal: 11, Code: 1, IP: onBreakpoint}, nil},
+		"it raises SIGTRAP": {bpf.Crash{Signal: 5, Code: -6, BySelf: true}, nil},
+	} {
+		r := &registry{}
+		g, log := testCrashes(r)
+		g.play(left(100, c.crash))
+		did := r.done()
+		if !slices.EqualFunc(did, c.want, strings.HasPrefix) {
+			t.Errorf("%s: did %q, want %q; log:\n%s", name, did, c.want, log)
+		}
+	}
+	// Without our probes it crashes of a probe as well: that is another tool's.
 	r := &registry{}
 	g, log := testCrashes(r)
-	p := died(100, bpf.Crash{Signal: 11, Code: 1, InUprobeArea: true})
-	p.TGID = 6
-	g.play(p)
-	if did := r.done(); len(did) != 0 || !strings.Contains(log.String(), "level=WARN") || !strings.Contains(log.String(), "remedy=") {
-		t.Errorf("did %q, log:\n%s", did, log)
+	area := bpf.Crash{Signal: 11, Code: 1, InUprobeArea: true}
+	g.play(left(100, area), left(110, area))
+	if did := r.done(); !slices.Equal(did, []string{"suspend gnutls", "suspend ssl", "resume gnutls", "resume ssl"}) {
+		t.Errorf("another tool: did %q, log:\n%s", did, log)
 	}
 }
 
@@ -255,7 +321,7 @@ func TestCrashesOfUnknownPrograms(t *testing.T) {
 func TestDenialThatIsNotKept(t *testing.T) {
 	r := &registry{err: errors.New("keep it: no space left on device")}
 	g, log := testCrashes(r)
-	g.play(died(10, bpf.Crash{Signal: 5, Code: 128, InCall: true, Slot: 7}))
+	g.play(died(10, bpf.Crash{Signal: 5, Code: 128, IP: onBreakpoint, InCall: true, Slot: 7}))
 	if !strings.Contains(log.String(), "no space left") || !strings.Contains(log.String(), "level=ERROR") {
 		t.Errorf("log:\n%s", log)
 	}
@@ -266,7 +332,7 @@ func TestCrashesNeverWait(t *testing.T) {
 	r := &registry{}
 	g, log := testCrashes(r)
 	for range maxCrashes + 10 {
-		g.hear(died(100, bpf.Crash{Signal: 5, Code: 128, InCall: true, Slot: 7}))
+		g.hear(died(100, bpf.Crash{Signal: 5, Code: 128, IP: onBreakpoint, InCall: true, Slot: 7}))
 	}
 	if g.unjudged.Load() != 10 {
 		t.Errorf("%d unjudged", g.unjudged.Load())

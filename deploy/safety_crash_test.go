@@ -78,33 +78,28 @@ func (p *product) settles(name string, want uint64) {
 	eventually(p.t, 3*healthEvery, fmt.Sprintf("%d %s", want, name), func() bool { return p.count("guard", name) == want })
 }
 
-// TestSafetyCrashOfAProbe: a program that finds a breakpoint in its own code and gives up is let alone within two seconds,
-// for good, until a person allows it again.
+// TestSafetyCrashOfAProbe: a program that dies of a breakpoint of ours, which it took along when it moved its code, is let
+// alone within two seconds, for good, until a person allows it again.
 func TestSafetyCrashOfAProbe(t *testing.T) {
 	needsRoot(t)
-	c := buildCrasher(t, "selfcheck")
-	if said, died := c.run("check", 10); died != 0 || said != "not probed" {
+	c := buildCrasher(t, "mover")
+	if said, died := c.run("copies", 10); died != 0 || said != "not probed" {
 		t.Fatalf("without an agent it says %q and dies of %v", said, died)
 	}
 	p := up(t)
-	if died := c.whileProbed("check"); died != syscall.SIGTRAP {
+	if died := c.whileProbed("copies"); died != syscall.SIGTRAP {
 		t.Fatalf("it died of %v, want SIGTRAP", died)
 	}
-	crashed := time.Now()
-	eventually(t, 2*time.Second, "the build is denied", func() bool { return strings.Contains(p.denied(), c.library()) })
-	t.Logf("denied %v after the crash", time.Since(crashed))
-	if said, died := c.run("clean", 500); died != 0 || said != "not probed" {
+	p.isDenied(c)
+	if said, died := c.run("copies", 500); died != 0 || said != "not probed" {
 		t.Fatalf("denied, it says %q and dies of %v", said, died)
-	}
-	if died := c.whileProbed("check"); died != 0 {
-		t.Errorf("its next run died of %v", died)
 	}
 	p.settles("crashes_blamed", 1)
 	eventually(t, 3*healthEvery, "its state is told", func() bool {
 		rows := c.probes(p)
 		return len(rows) > 0 && rows[0].State == "denied" && strings.Contains(rows[0].Reason, "SIGTRAP") && strings.Contains(rows[0].Reason, "spile-agent allow")
 	})
-	if status := p.status(); !strings.Contains(status, "SIGTRAP inside a probed call") {
+	if status := p.status(); !strings.Contains(status, "SIGTRAP at a breakpoint") {
 		t.Errorf("spile status says nothing of it:\n%s", status)
 	}
 	if log := p.log.String(); !strings.Contains(log, "crashed because it was probed") {
@@ -123,6 +118,69 @@ func TestSafetyCrashOfAProbe(t *testing.T) {
 	}
 	if died := c.whileProbed("clean"); died != 0 {
 		t.Errorf("allowed again, it died of %v", died)
+	}
+}
+
+// isDenied waits two seconds at most.
+func (p *product) isDenied(c crasher) {
+	p.t.Helper()
+	crashed := time.Now()
+	eventually(p.t, 2*time.Second, "the build is denied", func() bool { return strings.Contains(p.denied(), c.library()) })
+	p.t.Logf("denied %v after the crash", time.Since(crashed))
+}
+
+// TestSafetyCrashOfAProgramLeftOut: a probe lies in a library for all who map it, so that it may harm a program that nobody
+// watches. That ends as soon.
+func TestSafetyCrashOfAProgramLeftOut(t *testing.T) {
+	needsRoot(t)
+	c := buildCrasher(t, "seen")
+	left := crasher{t, c.dir, "unseen"}
+	copied(t, filepath.Join(c.dir, c.name), filepath.Join(left.dir, left.name))
+	p := up(t, "--target", "netns=self", "--target", "exe="+filepath.Join(c.dir, c.name))
+	if said, _ := left.run("clean", 300); said != "not probed" {
+		t.Fatalf("nobody who is watched maps the library, and it is %q", said)
+	}
+	watched := begin(t, exec.Command(filepath.Join(c.dir, c.name), "on", "100000"))
+	if died := left.whileProbed("copies"); died != syscall.SIGTRAP {
+		t.Fatalf("it died of %v, want SIGTRAP", died)
+	}
+	p.isDenied(c)
+	if said, died := left.run("copies", 500); died != 0 || said != "not probed" {
+		t.Errorf("denied, it says %q and dies of %v", said, died)
+	}
+	select {
+	case <-watched.done:
+		t.Errorf("the program that is watched ended: %v", watched.ProcessState)
+	default:
+	}
+}
+
+// TestSafetyTrapOfItsOwn: a program that hits a breakpoint of its own inside a call, or sends itself SIGTRAP there, is not
+// blamed. The latter may have found a probe in its code, so that it is tried without.
+func TestSafetyTrapOfItsOwn(t *testing.T) {
+	needsRoot(t)
+	p := up(t)
+	c := buildCrasher(t, "asserts")
+	for range 2 {
+		if died := c.whileProbed("traps"); died != syscall.SIGTRAP {
+			t.Fatalf("it died of %v", died)
+		}
+	}
+	p.settles("crashes_suspected", 2)
+	if rows := c.probes(p); len(rows) == 0 || rows[0].State != "attached" && rows[0].State != "draining" {
+		t.Errorf("a breakpoint of its own ends the probes: %+v", rows)
+	}
+	checks := buildCrasher(t, "selfcheck")
+	if died := checks.whileProbed("check"); died != syscall.SIGTRAP {
+		t.Fatalf("it died of %v", died)
+	}
+	eventually(t, 2*time.Second, "the probes are out", func() bool { said, died := checks.run("check", 10); return died == 0 && said == "not probed" })
+	p.settles("trials", 1)
+	if n := p.count("guard", "crashes_blamed"); n != 0 {
+		t.Errorf("%d blamed", n)
+	}
+	if denied := p.denied(); strings.Contains(denied, "build_id") {
+		t.Errorf("denied: %s", denied)
 	}
 }
 

@@ -4,12 +4,20 @@
 // the facts (bpf.Crash); who detaches and remembers is agent/probe; guard only judges. It does no I/O, and time is what
 // the crashes say.
 //
-//	the instruction pointer is in the kernel's page for probed instructions, or     ─▶ Blamed: denied for good
-//	an instruction became illegal at our site, or seccomp killed the system call
-//	of a probe, or a breakpoint was hit inside a probed call
-//	a bad address right behind our site                                             ─▶ Tried, after one crash
-//	a fatal fault anywhere else inside a probed call                                ─▶ Suspected; three in ten minutes: Tried
-//	anything else: in no call, by abort(), by another process's kill()              ─▶ Own
+//	a breakpoint was hit, or an instruction became illegal, at a site of     ─▶ Blamed: denied for good
+//	ours; or, inside a probed call, the instruction pointer is in the
+//	kernel's page for probed instructions, or seccomp killed the system
+//	call of a probe
+//	the latter two in no probed call: another tool may have probes, too      ─▶ Tried, after one crash
+//	a bad address right behind our site; SIGTRAP that a program sent itself
+//	inside a probed call, since it may have found our breakpoint
+//	a fatal fault or a breakpoint of its own anywhere else inside a call     ─▶ Suspected; three in ten minutes: Tried
+//	anything else: in no call, by abort(), by another process's kill()       ─▶ Own
+//
+// A program that copies its code elsewhere (onto huge pages, into a buffer to run it there) takes our breakpoints along,
+// and the kernel does not know them there. Such a crash is in no call, since the probe did not run; it is told by where the
+// breakpoint lay. Who maps a file where is not known any more when a program is gone, so that the last twelve bits of the
+// address decide: 9 sites in a libssl leave one chance in 455 that a breakpoint of the program's own lies alike.
 //
 // What is only suspected is found out by experiment, since a program may well have a bug inside a call of TLS:
 //
@@ -27,7 +35,8 @@
 // program that has crashed without probes within the last hour is not suspected at all.
 //
 // A program that nobody runs does not crash, so silence convicts nobody: only a start that was seen (Started), since the
-// crash that led to the trial, and that did not end in a crash. Without one the probes come back, and the next trial takes
+// crash that led to the trial, and that did not end in a crash. Nor do less than three suspected crashes, each within an
+// hour of the last or of the trial after it: a program that dies of itself once a day lives through any trial. Without a conviction the probes come back, and the next trial takes
 // as many crashes as this one did. What is on record then makes it twice as long, and so on up to eight times: a program
 // that is harmed but only forks, or is left out by --target so that its starts are not seen, is harmed ever more rarely.
 //
@@ -38,11 +47,12 @@
 // denied by crashing in it on purpose; that is an error in the log and a reason in the coverage of every program that uses
 // it, not silence.
 //
-// What is not seen: a program that --target leaves out shares the probed library, but its calls are not followed: only a
-// crash in the kernel's page for probes, or of a probe's system call, speaks for it. A build is an executable: of an
-// interpreter one script may crash and another start and live, and that convicts as well; a person can lift it
-// (spile-agent allow). Memory is bounded: of maxBuilds programs that crashed, the one that was quiet longest is forgotten,
-// trials last; Counts says how many.
+// A program that --target leaves out shares the probed library, but its calls are not followed: only a crash at a
+// breakpoint, in the kernel's page for probes, or of a probe's system call, speaks for it. That acts as in any other.
+//
+// A build is an executable: of an interpreter one script may crash and another start and live, and that convicts as well;
+// a person can lift it (spile-agent allow). Memory is bounded: of maxBuilds programs that crashed, the one that was quiet
+// longest is forgotten, trials last; Counts says how many.
 package guard
 
 import (
@@ -66,7 +76,9 @@ type Crash struct {
 	Seen         bool // the signal's delivery was; otherwise only the exit status tells of it, and Code and Syscall are unknown
 	BySelf       bool // the process sent it to itself
 	InCall       bool // the thread was inside a probed call
-	AtSite       bool // at or right behind the probed instruction of that call
+	AtSite       bool // at the probed instruction of that call
+	Behind       bool // right behind it
+	OnBreakpoint bool // of SIGTRAP: the breakpoint lies in its page where one of ours does
 	InUprobeArea bool // in the page where the kernel puts probed instructions and the return trampoline
 	Probed       bool // something that the process maps was probed
 }
@@ -120,7 +132,7 @@ const (
 	suspicion = 3                // suspected crashes of one build, within window, that lead to a trial
 	window    = 10 * time.Minute //
 	amnesty   = time.Hour        // how long an acquitted build is not suspected
-	memory    = time.Hour        // how long a crash without probes speaks for a build
+	memory    = time.Hour        // how long a crash speaks: without probes for a build, with them against it
 	// detaching: processes that were inside a call when the probes went may still crash of them.
 	detaching  = 3 * time.Second
 	maxBuilds  = 1024
@@ -153,6 +165,8 @@ type record struct {
 	started        time.Duration // the last start seen; 0 = none
 	starts, fell   int           // on trial: starts seen, and crashes of whatever origin
 	undecided      int           // trials in a row
+	against        int           // suspected crashes in a row, each within memory of the one before or of a trial's end
+	last           time.Duration // when that was
 	amnesty        time.Duration // until then not suspected
 }
 
@@ -197,14 +211,14 @@ func (g *Guard) Crash(c Crash) Verdict {
 	strength, why := g.evidence(c)
 	if strength == certain {
 		g.counts.Blamed++
-		b.tried, b.undecided = 0, 0 // nothing is left to find out
+		b.tried, b.undecided, b.against = 0, 0, 0 // nothing is left to find out
 		return Verdict{Outcome: Blamed, Why: why}
 	}
 	fault := isFault(c) && !sent(c)
 	if b.tried != 0 {
 		return g.onTrial(b, c, fault)
 	}
-	if fault && !c.Probed && !c.InCall {
+	if fault && !c.Probed && !c.InCall && !c.InUprobeArea {
 		b.bare = c.Time
 	}
 	if strength == none {
@@ -214,6 +228,10 @@ func (g *Guard) Crash(c Crash) Verdict {
 	}
 	g.counts.Suspected++
 	b.suspected.add(c.Time)
+	if c.Time-b.last > memory {
+		b.against = 0
+	}
+	b.against, b.last = b.against+1, c.Time
 	switch {
 	case b.amnesty > c.Time:
 		return Verdict{Outcome: Suspected, Why: why + "; but it crashed without probes too when that was tried"}
@@ -276,7 +294,7 @@ func (g *Guard) onTrial(b *record, c Crash, fault bool) Verdict {
 		return Verdict{Outcome: Own, Why: "it crashed without probes"}
 	}
 	g.counts.Acquitted++
-	b.tried, b.bare, b.amnesty, b.undecided = 0, c.Time, c.Time+amnesty, 0
+	b.tried, b.bare, b.amnesty, b.undecided, b.against = 0, c.Time, c.Time+amnesty, 0, 0
 	return Verdict{Outcome: Acquitted, Why: "it crashes without probes as well"}
 }
 
@@ -288,19 +306,23 @@ func (g *Guard) Tick(now time.Duration) []End {
 			continue
 		}
 		took := b.trial()
-		b.tried = 0
-		if b.starts > b.fell {
+		b.tried, b.last = 0, now
+		if b.starts > b.fell && b.against >= suspicion {
 			g.counts.Convicted++
-			b.undecided = 0
-			ends = append(ends, End{name, true, fmt.Sprintf("programs crashed inside its probed calls; in %s without probes %d were started "+
-				"and %d crashed", took, b.starts, b.fell)})
+			ends = append(ends, End{name, true, fmt.Sprintf("it crashed inside its probed calls %d times; in %s without probes %d were started "+
+				"and %d crashed", b.against, took, b.starts, b.fell)})
+			b.undecided, b.against = 0, 0
 			continue
 		}
 		g.counts.Undecided++
 		b.undecided++
-		ends = append(ends, End{name, false, fmt.Sprintf("in %s without probes no start of it was seen that did not crash (%d started, %d "+
-			"crashed), so nothing is known; if it crashes inside probed calls as often again, the next trial takes %s",
-			took, b.starts, b.fell, b.trial())})
+		why := fmt.Sprintf("in %s without probes no start of it was seen that did not crash (%d started, %d crashed), so nothing is known",
+			took, b.starts, b.fell)
+		if b.starts > b.fell {
+			why = fmt.Sprintf("in %s without probes it did not crash (%d started, %d crashed), but it had done so only %d times before, and "+
+				"less than %d may be by chance", took, b.starts, b.fell, b.against, suspicion)
+		}
+		ends = append(ends, End{name, false, fmt.Sprintf("%s; if it crashes with probes as often again, the next trial takes %s", why, b.trial())})
 	}
 	slices.SortFunc(ends, func(a, b End) int { return cmp.Or(cmp.Compare(a.Dev, b.Dev), cmp.Compare(a.Ino, b.Ino)) })
 	return ends

@@ -24,22 +24,32 @@ func TestOneCrash(t *testing.T) {
 		want  Outcome
 		says  string
 	}{
-		"segv in the uprobe page":         {Crash{Signal: sigSEGV, Code: mapped, InUprobeArea: true, Probed: true}, Blamed, "probed instructions"},
+		"segv in the uprobe page":         {Crash{Signal: sigSEGV, Code: mapped, InUprobeArea: true, InCall: true, Probed: true}, Blamed, "probed instructions"},
+		"another tool's uprobe page":      {Crash{Signal: sigSEGV, Code: mapped, InUprobeArea: true, Probed: true}, Tried, "another tool"},
 		"ill in the uprobe page":          {Crash{Signal: sigILL, Code: 1, InUprobeArea: true, InCall: true, Probed: true}, Blamed, "SIGILL"},
-		"bus in the uprobe page":          {Crash{Signal: sigBUS, Code: 1, InUprobeArea: true}, Blamed, "SIGBUS"},
+		"bus in the uprobe page":          {Crash{Signal: sigBUS, Code: 1, InUprobeArea: true}, Tried, "SIGBUS"},
 		"ill at our site":                 {Crash{Signal: sigILL, Code: 2, AtSite: true, InCall: true, Probed: true}, Blamed, "at the probed"},
 		"trap at our site":                {Crash{Signal: sigTRAP, Code: fault, AtSite: true, InCall: true, Probed: true}, Blamed, "at the probed"},
 		"seccomp kills uretprobe":         {Crash{Signal: sigSYS, Code: bySeccomp, Syscall: 335, InCall: true, Probed: true}, Blamed, "335"},
-		"seccomp kills uprobe":            {Crash{Signal: sigSYS, Code: bySeccomp, Syscall: 336, Probed: true}, Blamed, "336"},
+		"seccomp kills uprobe":            {Crash{Signal: sigSYS, Code: bySeccomp, Syscall: 336, InCall: true, Probed: true}, Blamed, "336"},
+		"seccomp kills another's uprobe":  {Crash{Signal: sigSYS, Code: bySeccomp, Syscall: 336, Probed: true}, Tried, "another tool"},
 		"seccomp kills something else":    {Crash{Signal: sigSYS, Code: bySeccomp, Syscall: 41, InCall: true, Probed: true}, Own, "SIGSYS"},
 		"somebody sends sys":              {Crash{Signal: sigSYS, Code: byUser, Syscall: 335, Probed: true}, Own, "sent"},
-		"it kills itself with trap":       {Crash{Signal: sigTRAP, Code: byUser, BySelf: true, InCall: true, Probed: true}, Blamed, "found one"},
+		"it kills itself with trap":       {Crash{Signal: sigTRAP, Code: byUser, BySelf: true, InCall: true, Probed: true}, Tried, "may have found"},
 		"another's tgkill of a thread":    {Crash{Signal: sigTRAP, Code: byTID, InCall: true, Probed: true}, Own, "sent"},
-		"it finds our breakpoint":         {Crash{Signal: sigTRAP, Code: byTID, BySelf: true, InCall: true, Probed: true}, Blamed, "found one"},
-		"trap in the middle of a call":    {Crash{Signal: sigTRAP, Code: fault, InCall: true, Probed: true}, Blamed, "SIGTRAP inside"},
+		"it finds our breakpoint":         {Crash{Signal: sigTRAP, Code: byTID, BySelf: true, InCall: true, Probed: true}, Tried, "may have found"},
+		"its own breakpoint in a call":    {Crash{Signal: sigTRAP, Code: fault, InCall: true, Probed: true}, Suspected, "not at a probe"},
+		"brk of its own in a call (arm)":  {Crash{Signal: sigTRAP, Code: 1, InCall: true, Probed: true}, Suspected, "not at a probe"},
+		"its own behind our site":         {Crash{Signal: sigTRAP, Code: fault, Behind: true, InCall: true, Probed: true}, Suspected, "not at a probe"},
+		"ours, that it copied elsewhere":  {Crash{Signal: sigTRAP, Code: fault, OnBreakpoint: true, Probed: true}, Blamed, "breakpoint"},
+		"ours, in a program left out":     {Crash{Signal: sigTRAP, Code: fault, OnBreakpoint: true}, Blamed, "breakpoint"},
+		"it raises where ours may lie":    {Crash{Signal: sigTRAP, Code: byTID, BySelf: true, OnBreakpoint: true, Probed: true}, Own, "outside"},
+		"ud2 where ours may lie":          {Crash{Signal: sigILL, Code: 2, OnBreakpoint: true, Probed: true}, Own, "outside"},
+		"ill behind our site":             {Crash{Signal: sigILL, Code: 2, Behind: true, InCall: true, Probed: true}, Tried, "right behind"},
 		"its own breakpoint, elsewhere":   {Crash{Signal: sigTRAP, Code: fault, Probed: true}, Own, "outside"},
 		"somebody sends trap in a call":   {Crash{Signal: sigTRAP, Code: byUser, InCall: true, Probed: true}, Own, "sent"},
-		"bad address behind our site":     {Crash{Signal: sigSEGV, Code: mapped, AtSite: true, InCall: true, Probed: true}, Tried, "right behind"},
+		"bad address at our site":         {Crash{Signal: sigSEGV, Code: mapped, AtSite: true, InCall: true, Probed: true}, Tried, "right behind"},
+		"bad address behind our site":     {Crash{Signal: sigSEGV, Code: mapped, Behind: true, InCall: true, Probed: true}, Tried, "right behind"},
 		"bad address in a call":           {Crash{Signal: sigSEGV, Code: mapped, InCall: true, Probed: true}, Suspected, "inside"},
 		"a handler re-raises in a call":   {Crash{Signal: sigSEGV, Code: byTID, BySelf: true, AtSite: true, InCall: true, Probed: true}, Suspected, "inside"},
 		"its handler raised after that":   {Crash{Signal: sigSEGV, Code: mapped, InCall: true, Probed: true}, Suspected, "inside"}, // the first signal counts
@@ -107,7 +117,7 @@ func TestUnknownBuild(t *testing.T) {
 	if ends := g.Tick(time.Hour); ends != nil {
 		t.Errorf("ended: %v", ends)
 	}
-	if got := g.Crash(Crash{Time: time.Hour, Seen: true, Signal: sigSYS, Code: bySeccomp, Syscall: 336}); got.Outcome != Blamed {
+	if got := g.Crash(Crash{Time: time.Hour, Seen: true, Signal: sigSYS, Code: bySeccomp, Syscall: 336, InCall: true}); got.Outcome != Blamed {
 		t.Errorf("a probe's system call: %+v", got)
 	}
 	if n := g.Counts(); n.Own != 20 || n.Blamed != 1 || n.Suspected != 0 {
@@ -175,7 +185,7 @@ func TestTrialAcquits(t *testing.T) {
 	if got := last(play(g, 300, inCall, 310, inCall, 320, inCall)); got != Suspected {
 		t.Errorf("within the hour: %v", got)
 	}
-	trap := Crash{Seen: true, Signal: sigTRAP, Code: fault, InCall: true, Probed: true}
+	trap := Crash{Seen: true, Signal: sigTRAP, Code: fault, AtSite: true, InCall: true, Probed: true}
 	if got := last(play(g, 400, trap)); got != Blamed {
 		t.Errorf("what is certain, within the hour: %v", got)
 	}
@@ -229,19 +239,19 @@ func TestMemoryIsBounded(t *testing.T) {
 }
 
 func FuzzCrash(f *testing.F) {
-	f.Add(int64(1), 11, 1, 335, uint8(3))
-	f.Fuzz(func(t *testing.T, at int64, signal, code, nr int, bits uint8) {
+	f.Add(int64(1), 11, 1, 335, uint16(3))
+	f.Fuzz(func(t *testing.T, at int64, signal, code, nr int, bits uint16) {
 		g := x86()
 		for i := range 8 {
 			v := g.Crash(Crash{
-				Time: time.Duration(at) + time.Duration(i), Build: Build{0, uint64(bits >> 6)}, Signal: signal, Code: code, Syscall: nr,
+				Time: time.Duration(at) + time.Duration(i), Build: Build{0, uint64(bits >> 6 & 3)}, Signal: signal, Code: code, Syscall: nr,
 				InCall: bits&1 != 0, AtSite: bits&2 != 0, InUprobeArea: bits&4 != 0, Probed: bits&8 != 0,
-				Seen: bits&16 != 0, BySelf: bits&32 != 0,
+				Seen: bits&16 != 0, BySelf: bits&32 != 0, Behind: bits&256 != 0, OnBreakpoint: bits&512 != 0,
 			})
 			if code <= 0 && bits&48 == 16 && v.Outcome != Own {
 				t.Fatalf("a signal that was sent is %v", v)
 			}
-			if bits>>6 == 0 && v.Outcome != Own && v.Outcome != Blamed {
+			if bits>>6&3 == 0 && v.Outcome != Own && v.Outcome != Blamed {
 				t.Fatalf("a program that nobody knows is %v", v)
 			}
 		}

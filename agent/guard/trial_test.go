@@ -83,8 +83,33 @@ func TestEndOfATrial(t *testing.T) {
 	t.Run("one crash, started and lives", func(t *testing.T) {
 		g := x86()
 		tell(g, 10, behind, 20, start{})
-		if ends := g.Tick(time.Hour); len(ends) != 1 || !ends[0].Convicted {
+		if ends := g.Tick(time.Hour); len(ends) != 1 || ends[0].Convicted || !strings.Contains(ends[0].Why, "by chance") {
 			t.Errorf("got %+v", ends)
+		}
+	})
+	// It crashes each time soon after the probes are back, and never without.
+	t.Run("three such crashes", func(t *testing.T) {
+		g, now := x86(), 10
+		for i, trial := range []time.Duration{Trial, 2 * Trial, 4 * Trial} {
+			if got := tell(g, now, behind, now+10, start{}); got != Tried {
+				t.Fatalf("crash %d: %v", i, got)
+			}
+			now += int(trial / time.Second)
+			if ends := g.Tick(time.Duration(now) * time.Second); len(ends) != 1 || ends[0].Convicted != (i == 2) {
+				t.Fatalf("trial %d: %+v", i, ends)
+			}
+			now += 60
+		}
+	})
+	// A program that dies of itself now and then is never convicted, since no crash follows from the probes' return.
+	t.Run("one such crash a day", func(t *testing.T) {
+		g := x86()
+		for day := range 10 {
+			at := day*24*3600 + 10
+			tell(g, at, behind, at+10, start{})
+			if ends := g.Tick(time.Duration(at)*time.Second + 12*time.Hour); len(ends) != 1 || ends[0].Convicted {
+				t.Fatalf("day %d: %+v", day, ends)
+			}
 		}
 	})
 }
@@ -153,7 +178,7 @@ func TestAnyOrder(t *testing.T) {
 			now += time.Duration(r.Int64N(int64(40 * time.Second)))
 			for _, end := range g.Tick(now) {
 				alive, tried := lives[end.Build]
-				if !tried || end.Convicted != (alive > 0) {
+				if !tried || end.Convicted && alive <= 0 || !end.Convicted && alive > 0 && !strings.Contains(end.Why, "by chance") {
 					t.Fatalf("seed %d: %+v, on trial %v, alive %d", seed, end, tried, alive)
 				}
 				delete(lives, end.Build)
@@ -177,6 +202,8 @@ func TestAnyOrder(t *testing.T) {
 			if c.Probed && (guilty || r.IntN(2) == 0) {
 				c.InCall = r.IntN(2) == 0
 				c.AtSite = c.InCall && r.IntN(3) == 0
+				c.Behind = c.InCall && !c.AtSite && r.IntN(3) == 0
+				c.OnBreakpoint = r.IntN(10) == 0
 				c.InUprobeArea = r.IntN(10) == 0
 			}
 			if onTrial && (guilty || !runs) {
@@ -184,7 +211,7 @@ func TestAnyOrder(t *testing.T) {
 			}
 			crashes++
 			v := g.Crash(c)
-			near := c.InCall || c.AtSite || c.InUprobeArea || c.Signal == sigSYS && (c.Syscall == 335 || c.Syscall == 336)
+			near := c.InCall || c.OnBreakpoint || c.InUprobeArea || c.Signal == sigSYS && (c.Syscall == 335 || c.Syscall == 336)
 			acts := v.Outcome == Blamed || v.Outcome == Tried
 			if acts && (!near || sent(c) || c.Signal == sigABRT || c.Signal == sigFPE || c.Signal == 9) {
 				t.Fatalf("seed %d: %v for %+v", seed, v, c)

@@ -37,12 +37,12 @@ func residentBytes(t testing.TB) int {
 }
 
 // TestCycles attaches the real programs to files and takes them out, again and again: 10,000 times in `make soak`. Memory is
-// flat, nothing stays in the kernel, and the program that maps the files works on.
+// flat, nothing stays in the kernel, and the programs that map the files call them all the while.
 func TestCycles(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
-	const files = 20
+	const files, callsPerCycle = 20, 1000
 	cycles, percent := 200, 15
 	if os.Getenv("TEST_SPILE_SAFETY") == "full" {
 		cycles, percent = 10_000, 5
@@ -71,10 +71,14 @@ func TestCycles(t *testing.T) {
 			var all sync.WaitGroup
 			for i, c := range callers {
 				all.Go(func() {
+					asked := c.ask("SSL_free", callsPerCycle) // while its probes come and go
 					if !r.Use(c.process(), libraries[i]) {
 						t.Errorf("not attached: %s", libraries[i].Path)
 					}
 					r.Drop(c.process(), libraries[i].ID)
+					if said, err := c.out.ReadString('\n'); asked != nil || err != nil || said != "done 0\n" {
+						t.Errorf("the caller of %s said %q (%v, %v)", libraries[i].Path, said, asked, err)
+					}
 				})
 			}
 			all.Wait()

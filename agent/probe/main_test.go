@@ -152,10 +152,16 @@ func (c *caller) call(t testing.TB, times int) {
 // sum calls a function and checks the sum of what it returned.
 func (c *caller) sum(t testing.TB, function string, times, want int) {
 	t.Helper()
-	if _, err := fmt.Fprintln(c.in, function, times); err != nil {
+	if err := c.ask(function, times); err != nil {
 		t.Fatal(err)
 	}
 	c.expect(t, fmt.Sprintln("done", want))
+}
+
+// ask begins calls; the answer comes as a line of c.out.
+func (c *caller) ask(function string, times int) error {
+	_, err := fmt.Fprintln(c.in, function, times)
+	return err
 }
 
 func (c *caller) expect(t testing.TB, want string) {

@@ -70,6 +70,8 @@ type entry struct {
 	wait  time.Duration // from then until it is tried again, after a failure
 	tries int           // which attempt it was
 	at    *attachment   // what is in the kernel; nil = nothing
+	// places are where in the file probes lie, or lay last.
+	places []uint64
 
 	canary   *canary   // the process that it is probed in first; nil = none, or it is over
 	since    time.Time // when the probes were in wherever they belong
@@ -160,7 +162,7 @@ func (r *Registry) settle(e *entry, p target.Process, try int, a *attachment, li
 		r.failed(e, err)
 		return false, false
 	}
-	e.at, e.state.Sites = a, lines
+	e.at, e.state.Sites, e.places = a, lines, placesOf(a.file.Sites)
 	if a.guard.broken() {
 		r.yield(e) // he came while attaching, and nobody is told twice
 		return false, false
