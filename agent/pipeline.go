@@ -37,6 +37,7 @@ type pipeline struct {
 	evicted   uint64                // ends forgotten to stay within maxEnds
 	served    map[end]time.Duration // local ends, without remote, of watched servers → when they last answered, since boot
 	unsettled []unsettled           // sightings in order of time, until it is known whether the other end is watched
+	names     map[netip.Addr]string // addresses as text
 	unbound   unbound               // sightings on streams whose socket is not known yet
 }
 
@@ -57,6 +58,7 @@ type pipelineConfig struct {
 	owner func(o chunk.Owner, at time.Duration, p *v1.Peer) // fills in what is known of a process
 	mute  func(chunk.StreamID)
 	emit  func(*v1.Call)
+	pool  *call.Pool // calls that were sent; nil = none come back
 	// coverage is told what became of the calls of each process, and says how much of it was seen. A recording has none.
 	coverage *coverage.Table
 }
@@ -82,9 +84,9 @@ func endOf(local, remote netip.AddrPort, netns uint32) end {
 }
 
 func newPipeline(c pipelineConfig) *pipeline {
-	p := &pipeline{pipelineConfig: c, ends: map[end]*owned{}, served: map[end]time.Duration{}, unbound: newUnbound()}
-	p.describe = call.New(call.Config{Key: c.key.key, KeyEpoch: c.key.epoch, Node: c.node})
-	p.join = join.New(join.Config{Window: joinWindow, Emit: c.emit})
+	p := &pipeline{pipelineConfig: c, ends: map[end]*owned{}, served: map[end]time.Duration{}, names: map[netip.Addr]string{}, unbound: newUnbound()}
+	p.describe = call.New(call.Config{Key: c.key.key, KeyEpoch: c.key.epoch, Node: c.node, Pool: c.pool})
+	p.join = join.New(join.Config{Window: joinWindow, Emit: c.emit, Spare: func(s *v1.Call) { c.pool.Put([]*v1.Call{s}) }})
 	p.flow = flow.New(flow.Config{Limits: parse.DefaultLimits(), MaxBuffered: maxBuffered, Emit: p.exchange, Settled: p.settled, Mute: c.mute})
 	return p
 }
@@ -168,35 +170,31 @@ func (p *pipeline) settled(s *flow.Stream, told flow.Told) {
 
 // exchange makes a Call of a request and its response, and looks for its other end.
 func (p *pipeline) exchange(s *flow.Stream, e *parse.Exchange) {
-	peers := new([2]v1.Peer)
-	here, there := &peers[0], &peers[1]
-	p.fill(s.Owner, e.Request.Start, here)
-	ctx := call.Context{
+	c := p.describe.Describe(call.Context{
 		BootToUnix:  p.wall,
 		Boot:        p.boot,
 		NetNS:       s.Owner.NetNS,
 		Conn:        uint64(s.Conn),
 		Stream:      uint64(s.ID),
 		Birth:       s.ConnBirth,
-		Source:      here,
-		Destination: there,
 		Client:      s.Client,
 		TLS:         s.Layer == chunk.LayerTLS,
 		PeerUnknown: s.Unbound,
+	}, e)
+	if c == nil {
+		return
 	}
+	here, there := c.Source, c.Destination
 	source, destination := s.Local, s.Remote
 	if !s.Client {
-		ctx.Source, ctx.Destination = there, here
+		here, there = there, here
 		source, destination = destination, source
 		p.serves(s, e.Response.End)
 	}
+	p.fill(s.Owner, e.Request.Start, here)
 	if !s.Unbound {
-		address(here, s.Local)
-		address(there, s.Remote)
-	}
-	c := p.describe.Describe(ctx, e)
-	if c == nil {
-		return
+		p.address(here, s.Local)
+		p.address(there, s.Remote)
 	}
 	u := unsettled{
 		sighting: join.Sighting{

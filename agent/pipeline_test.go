@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spile/spile/agent/call"
 	"github.com/spile/spile/agent/chunk"
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
@@ -195,7 +196,10 @@ func TestAnOlderConnectionIsNoPeer(t *testing.T) {
 // BenchmarkPipeline is what the agent's own code costs a call that is seen at both ends.
 func BenchmarkPipeline(b *testing.B) {
 	n := 0
-	p := testPipeline(func(*v1.Call) { n++ })
+	var pool call.Pool
+	p := newPipeline(pipelineConfig{key: replayKey(), node: "n1", boot: "b", pool: &pool,
+		emit:  func(c *v1.Call) { n++; pool.Put([]*v1.Call{c}) },
+		owner: func(o chunk.Owner, _ time.Duration, p *v1.Peer) { p.Process = o.Comm }, mute: func(chunk.StreamID) {}})
 	var wires []*wire
 	for i := range 16 {
 		wires = append(wires, newWire(i, p.chunk))

@@ -73,27 +73,40 @@ func (p *pipeline) found(c *chunk.Chunk) {
 			continue
 		}
 		w.stream = 0
-		w.bind(c)
+		p.bind(&w.unsettled, c)
 		p.await(w.unsettled)
 	}
 }
 
 // bind writes the two ends of a connection into a sighting.
-func (u *unsettled) bind(c *chunk.Chunk) {
+func (p *pipeline) bind(u *unsettled, c *chunk.Chunk) {
 	s := &u.sighting
 	s.Source, s.Destination, s.NetNS = c.Local, c.Remote, c.Owner.NetNS
 	if !s.Client {
 		s.Source, s.Destination = s.Destination, s.Source
 	}
-	address(s.Call.GetSource(), s.Source)
-	address(s.Call.GetDestination(), s.Destination)
+	p.address(s.Call.GetSource(), s.Source)
+	p.address(s.Call.GetDestination(), s.Destination)
 	s.Call.Coverage = slices.DeleteFunc(s.Call.Coverage, func(word string) bool { return word == "peer_unknown" })
 	u.here, u.there = endOf(c.Local, c.Remote, c.Owner.NetNS), endOf(c.Remote, c.Local, c.Owner.NetNS)
 	u.birth, u.due = c.ConnBirth, c.Time+settleTime
 }
 
-func address(p *v1.Peer, a netip.AddrPort) {
-	if p != nil {
-		p.Address, p.Port = a.Addr().String(), uint32(a.Port())
+// maxAddresses is how many addresses are remembered as text.
+const maxAddresses = 1 << 12
+
+// address writes an address into a peer.
+func (p *pipeline) address(peer *v1.Peer, a netip.AddrPort) {
+	if peer == nil {
+		return
 	}
+	text, ok := p.names[a.Addr()]
+	if !ok {
+		if len(p.names) >= maxAddresses {
+			clear(p.names)
+		}
+		text = a.Addr().String()
+		p.names[a.Addr()] = text
+	}
+	peer.Address, peer.Port = text, uint32(a.Port())
 }

@@ -28,17 +28,23 @@ type credential struct {
 
 // authenticate fills auth, principal and session of a call. Where a request carries several credentials the most
 // telling one is described: Authorization, then a key in a header, in the URL, and last a session cookie.
-func (d *Describer) authenticate(c *v1.Call, req *parse.Message, t target) {
-	session := sessionCookie(req.Header)
+func (d *Describer) authenticate(c *v1.Call, req *parse.Message, h *head, t target) {
+	var session credential
+	if h.cookies {
+		session = sessionCookie(req.Header)
+	}
 	if session.value != "" {
 		c.Session = d.hash(domainSession, session.value)
 	}
-	best := authorization(value(req.Header, authorizationName))
-	for _, find := range [...]func(*parse.Message, target) credential{headerKey, userinfo, queryKey, pathKey} {
+	best := authorization(h.value(req.Header, h.authorization))
+	if best.scheme == "" {
+		best = headerKey(req.Header, h)
+	}
+	for _, find := range [...]func(target) credential{userinfo, queryKey, pathKey} {
 		if best.scheme != "" {
 			break
 		}
-		best = find(req, t)
+		best = find(t)
 	}
 	if best.scheme == "" {
 		best = session
@@ -46,7 +52,7 @@ func (d *Describer) authenticate(c *v1.Call, req *parse.Message, t target) {
 	if best.scheme == "" {
 		return
 	}
-	c.Auth = &v1.Auth{Scheme: best.scheme, Location: best.location, Name: strings.Clone(strings.ToLower(maskedName(best.name)))}
+	c.Auth = &v1.Auth{Scheme: best.scheme, Location: best.location, Name: d.names.get(best.name, credentialName)}
 	if best.value != "" {
 		c.Auth.Credential = d.hash(domainCredential, best.value)
 	}
@@ -68,6 +74,8 @@ func (d *Describer) authenticate(c *v1.Call, req *parse.Message, t target) {
 		c.Principal = c.Auth.Credential
 	}
 }
+
+func credentialName(name string) string { return strings.ToLower(maskedName(name)) }
 
 // authorization reads an Authorization header (RFC 9110 section 11.6.2).
 func authorization(v string) credential {
@@ -135,12 +143,16 @@ func parameter(list, name string) string {
 }
 
 // headerKey finds an API key or token in a header of its own.
-func headerKey(req *parse.Message, _ target) credential {
-	for _, h := range req.Header {
-		if h.Name == "cookie" || h.Name == proxyAuthorizationName || h.Value == "" || len(h.Value) > maxCredential {
+func headerKey(header []parse.Field, h *head) credential {
+	for i, t := range h.traits {
+		if t&(namesBearer|namesAPIKey|namesSession) == 0 {
 			continue
 		}
-		if c := named(h.Name, h.Value, inHeader); c.scheme != "" {
+		f := header[i]
+		if f.Name == "cookie" || f.Name == proxyAuthorizationName || f.Value == "" || len(f.Value) > maxCredential {
+			continue
+		}
+		if c := named(f.Name, f.Value, inHeader); c.scheme != "" {
 			return c
 		}
 	}
@@ -165,7 +177,7 @@ func named(name, v, location string) credential {
 }
 
 // userinfo is the user and password of an absolute URL (RFC 3986 section 3.2.1).
-func userinfo(_ *parse.Message, t target) credential {
+func userinfo(t target) credential {
 	if t.userinfo == "" || len(t.userinfo) > maxCredential {
 		return credential{}
 	}
@@ -174,7 +186,7 @@ func userinfo(_ *parse.Message, t target) credential {
 }
 
 // queryKey finds a credential among the query parameters, by name or by format.
-func queryKey(_ *parse.Message, t target) credential {
+func queryKey(t target) credential {
 	rest := t.query
 	for rest != "" {
 		var pair string
@@ -202,7 +214,7 @@ func queryKey(_ *parse.Message, t target) credential {
 }
 
 // pathKey finds a credential of a published format in the path.
-func pathKey(_ *parse.Message, t target) credential {
+func pathKey(t target) credential {
 	for s := range strings.SplitSeq(t.path, "/") {
 		if len(s) >= 16 && len(s) <= maxCredential && segment.IsToken([]byte(s)) {
 			return credential{scheme: schemeAPIKey, location: inPath, value: s}

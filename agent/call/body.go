@@ -10,20 +10,24 @@ import (
 
 // unread describes a response that was left out on purpose: its size, where that is known, and of HTTP/2 what a header
 // block said whose status could not be resolved.
-func (d *Describer) unread(c *v1.Content, m *parse.Message) {
-	d.content(c, m, &coverage{})
+func (d *Describer) unread(c *v1.Content, m *parse.Message, h *head) {
+	d.content(c, m, h, &coverage{})
 	if m.BodyBytes == 0 {
 		c.Bytes = nil
 	}
 }
 
-// content describes one direction.
-func (d *Describer) content(c *v1.Content, m *parse.Message, cover *coverage) {
-	size := m.BodyBytes
-	c.Bytes, c.HeaderNames, c.Headers = &size, headerNames(m.Header), safeValues(m.Header)
-	typ, ok := mediaType(m.Header)
-	if ok {
-		c.ContentType = &typ
+// content describes one direction, behind the fields that c has already.
+func (d *Describer) content(c *v1.Content, m *parse.Message, h *head, cover *coverage) {
+	c.Bytes = some(c.Bytes)
+	*c.Bytes, c.HeaderNames, c.Headers = m.BodyBytes, h.names, h.safeValues(m.Header)
+	typ, room := "", c.ContentType
+	c.ContentType = nil
+	if h.contentType >= 0 {
+		v, _, _ := strings.Cut(m.Header[h.contentType].Value, ";")
+		typ = d.types.get(strings.TrimSpace(v), mediaType)
+		c.ContentType = some(room)
+		*c.ContentType = typ
 	}
 	if m.BodyTruncated || !m.Complete {
 		cover.truncated = true
@@ -36,7 +40,7 @@ func (d *Describer) content(c *v1.Content, m *parse.Message, cover *coverage) {
 		return
 	}
 	body := m.Body
-	if coding := strings.ToLower(strings.TrimSpace(value(m.Header, "content-encoding"))); coding != "" && coding != "identity" {
+	if coding := strings.ToLower(strings.TrimSpace(h.value(m.Header, h.contentEncoding))); coding != "" && coding != "identity" {
 		var whole bool
 		if body, whole = d.unzip.inflate(coding, m.Body); body == nil {
 			cover.noBody = true
@@ -57,10 +61,9 @@ func (d *Describer) content(c *v1.Content, m *parse.Message, cover *coverage) {
 	default:
 		return
 	}
-	c.Fields = d.tree.fields(nil)
-	if len(c.Fields) > 0 {
-		c.Shape = d.hash(domainShape, shape(c.Fields)...)
-	}
+	begin := len(c.Fields)
+	c.Fields = d.tree.fields(c.Fields)
+	c.Shape = d.shape(c.Fields[begin:])
 }
 
 // isJSON goes by the media type (RFC 6839 names the +json suffix), and by the first byte where there is none.

@@ -11,7 +11,8 @@
 // says of a long body that came when many others did, of which only the beginning is described and the records counted.
 //
 // A Describer keeps its scratch memory between calls. It is used by one goroutine and holds no value of a call after
-// Describe returns, except in scratch memory that the next call overwrites.
+// Describe returns, except in scratch memory that the next call overwrites. What it remembers (plain, heads, shapes) are
+// names and texts that masking leaves as they are, and so may be told. A Pool takes back calls that were sent.
 package call
 
 import (
@@ -23,9 +24,6 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	"github.com/spile/spile/agent/parse"
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
@@ -35,6 +33,7 @@ type Config struct {
 	Key      []byte // install key of keyed hashes, at least 16 bytes
 	KeyEpoch uint32
 	Node     string
+	Pool     *Pool // nil = calls are made anew
 }
 
 // Context is what is known about one exchange beside its bytes.
@@ -45,9 +44,7 @@ type Context struct {
 	Conn        uint64 // 0 where no socket is known
 	Stream      uint64
 	Birth       time.Duration // of the connection, since boot
-	Source      *v1.Peer
-	Destination *v1.Peer
-	Client      bool // the watched process is the client
+	Client      bool          // the watched process is the client
 	TLS         bool
 	PeerUnknown bool
 }
@@ -62,6 +59,13 @@ type Describer struct {
 	buf    []byte // a decoded value
 	plain  []byte // what is being hashed
 	unzip  inflater
+	heads  heads
+	shapes shapes
+	kinds  kinds // of path segments
+	hosts  plain
+	types  plain  // of media
+	names  plain  // of credentials, lower case
+	path   []byte // being masked
 	effort effort
 	now    time.Duration // of the call at hand, since boot
 }
@@ -78,7 +82,8 @@ func New(c Config) *Describer {
 
 const minKeyBytes = 16
 
-// Describe reduces an exchange to a Call. It returns nil for an exchange that is not one: a head is missing.
+// Describe reduces an exchange to a Call, whose peers are still empty. It returns nil for an exchange that is not one: a
+// head is missing.
 func (d *Describer) Describe(ctx Context, x *parse.Exchange) *v1.Call {
 	if x == nil || !x.Seen() {
 		return nil
@@ -86,42 +91,38 @@ func (d *Describer) Describe(ctx Context, x *parse.Exchange) *v1.Call {
 	req, res := x.Request, x.Response
 	d.now = req.Start
 	target := splitTarget(req.Target)
-	r := &record{}
+	c := d.config.Pool.get()
 	at, took := req.Start+ctx.BootToUnix, max(0, max(res.End, res.HeadEnd)-req.Start)
-	r.time.Seconds, r.time.Nanos = int64(at/time.Second), int32(at%time.Second)
-	r.duration.Seconds, r.duration.Nanos = int64(took/time.Second), int32(took%time.Second)
-	r.call = v1.Call{
-		Id:          callID(ctx, x),
-		Time:        &r.time,
-		Duration:    &r.duration,
-		Node:        d.config.Node,
-		Observed:    v1.Observed_OBSERVED_SERVER,
-		Protocol:    req.Protocol,
-		Scheme:      scheme(ctx, req),
-		Method:      method(req.Method),
-		Authority:   authority(req.Authority, target.authority),
-		Path:        maskPath(target.path),
-		StatusCode:  uint32(max(0, min(res.Status, 999))),
-		Source:      ctx.Source,
-		Destination: ctx.Destination,
-		KeyEpoch:    d.config.KeyEpoch,
-		Request:     &r.request,
-		Response:    &r.response,
-	}
-	c := &r.call
+	c.Time.Seconds, c.Time.Nanos = int64(at/time.Second), int32(at%time.Second)
+	c.Duration.Seconds, c.Duration.Nanos = int64(took/time.Second), int32(took%time.Second)
+	c.Id = callID(ctx, x)
+	c.Node = d.config.Node
+	c.Observed = v1.Observed_OBSERVED_SERVER
 	if ctx.Client {
 		c.Observed = v1.Observed_OBSERVED_CLIENT
 	}
-	d.authenticate(c, req, target)
+	c.Protocol = req.Protocol
+	c.Scheme = scheme(ctx, req)
+	c.Method = method(req.Method)
+	c.Authority = d.authority(req.Authority, target.authority)
+	c.Path = d.maskPath(target.path)
+	c.StatusCode = uint32(max(0, min(res.Status, 999)))
+	c.KeyEpoch = d.config.KeyEpoch
+
+	head := d.heads.of(req.Header)
+	d.authenticate(c, req, head, target)
 	var cover coverage
-	d.content(c.Request, req, &cover)
-	c.Request.Fields = append(d.urlFields(target, req.Header), c.Request.Fields...)
-	if res.Shed {
-		d.unread(c.Response, res)
-	} else {
-		d.content(c.Response, res, &cover)
+	c.Request.Fields = d.urlFields(c.Request.Fields, target, req.Header, head)
+	d.content(c.Request, req, head, &cover)
+	head = d.heads.of(res.Header)
+	if head.cookies {
+		c.Response.Fields = cookies(c.Response.Fields, res.Header, "set-cookie")
 	}
-	c.Response.Fields = append(setCookies(res.Header), c.Response.Fields...)
+	if res.Shed {
+		d.unread(c.Response, res, head)
+	} else {
+		d.content(c.Response, res, head, &cover)
+	}
 	cover.lateJoin = x.LateJoin
 	cover.gap = x.Gap
 	cover.responseShed = res.Shed
@@ -129,14 +130,6 @@ func (d *Describer) Describe(ctx Context, x *parse.Exchange) *v1.Call {
 	cover.unknownHeader = req.UnknownHeaders+res.UnknownHeaders > 0
 	c.Coverage = cover.words()
 	return c
-}
-
-// record is what every call has, in one piece of memory: for the collector of garbage one thing instead of five.
-type record struct {
-	call              v1.Call
-	time              timestamppb.Timestamp
-	duration          durationpb.Duration
-	request, response v1.Content
 }
 
 // callID hashes what names the exchange for good: its connection, its place on it, and when it began. The time keeps
@@ -191,6 +184,11 @@ func scheme(ctx Context, m *parse.Message) string {
 
 // method keeps the registered methods and what looks like one; all else is "_OTHER", as OpenTelemetry names it.
 func method(m string) string {
+	for _, known := range [...]string{"GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"} {
+		if m == known {
+			return known
+		}
+	}
 	if len(m) == 0 || len(m) > 20 {
 		return "_OTHER"
 	}

@@ -16,7 +16,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/spile/spile/agent/parse"
-	v1 "github.com/spile/spile/proto/spile/v1"
 )
 
 // canaries makes secrets and remembers them, in the forms in which they could leave.
@@ -166,7 +165,7 @@ func TestCanary(t *testing.T) {
 	for i := range n {
 		c.needles = c.needles[:0]
 		x := c.exchange()
-		call := d.Describe(Context{Source: &v1.Peer{}, Destination: &v1.Peer{}}, x)
+		call := d.Describe(Context{}, x)
 		wire, err := proto.Marshal(call)
 		if err != nil {
 			t.Fatal(err)

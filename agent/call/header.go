@@ -10,33 +10,6 @@ import (
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
 
-// headerNames lists the distinct names in wire order, masked; past maxNames they fold to "*".
-func headerNames(header []parse.Field) []string {
-	if len(header) == 0 {
-		return nil
-	}
-	names := make([]string, 0, min(len(header), maxNames+1))
-	for _, h := range header {
-		name, ok := commonNames[h.Name]
-		if !ok {
-			name = clean(segment.MaskHeaderName(h.Name))
-			if low := strings.ToLower(name); low != name {
-				name = low
-			} else if name == h.Name {
-				name = strings.Clone(name)
-			}
-		}
-		if contains(names, name) {
-			continue
-		}
-		if len(names) == maxNames {
-			return append(names, segment.MaskOther)
-		}
-		names = append(names, name)
-	}
-	return names
-}
-
 func contains(names []string, name string) bool {
 	for _, n := range names {
 		if n == name {
@@ -62,21 +35,20 @@ var safeHeaders = map[string]func(string) string{
 	"x-frame-options":                  oneOf("deny", "sameorigin"),
 }
 
-func safeValues(header []parse.Field) map[string]string {
+// safeValues are what may be told of the values of a block; nil where that is nothing.
+func (h *head) safeValues(header []parse.Field) map[string]string {
 	var out map[string]string
-	for _, h := range header {
-		f := safeHeaders[h.Name]
-		if f == nil {
+	for _, i := range h.safe {
+		v := safeHeaders[header[i].Name](strings.TrimSpace(header[i].Value))
+		if v == "" {
 			continue
 		}
-		if v := f(strings.TrimSpace(h.Value)); v != "" {
-			if out == nil {
-				out = make(map[string]string)
-			}
-			name := commonNames[h.Name]
-			if _, ok := out[name]; !ok {
-				out[name] = v
-			}
+		if out == nil {
+			out = make(map[string]string, len(h.safe))
+		}
+		name := commonNames[header[i].Name]
+		if _, ok := out[name]; !ok {
+			out[name] = v
 		}
 	}
 	return out
@@ -165,75 +137,53 @@ func challenge(v string) string {
 	return oneOf("basic", "bearer", "digest", "negotiate", "ntlm", "dpop")(word)
 }
 
-// mediaType is the media type without parameters, lower case. Types that are not registered trees of short words are
-// masked name by name.
-func mediaType(header []parse.Field) (string, bool) {
-	for _, h := range header {
-		if h.Name != "content-type" {
-			continue
-		}
-		v, _, _ := strings.Cut(h.Value, ";")
-		typ, sub, ok := strings.Cut(strings.TrimSpace(v), "/")
-		if !ok || len(typ) > 32 || len(sub) > 96 {
-			return "", true
-		}
-		return clean(strings.ToLower(maskedName(typ) + "/" + segment.MaskHost(sub))), true
+// mediaType is the media type of a Content-Type without its parameters, lower case. Types that are not registered trees
+// of short words are masked name by name.
+func mediaType(v string) string {
+	typ, sub, ok := strings.Cut(v, "/")
+	if !ok || len(typ) > 32 || len(sub) > 96 {
+		return ""
 	}
-	return "", false
+	return clean(strings.ToLower(maskedName(typ) + "/" + segment.MaskHost(sub)))
 }
 
-func value(header []parse.Field, name string) string {
+// cookies describes cookies as fields; values only give their length and whether they are secrets. Cookie has them all in
+// one line, Set-Cookie one to a line with its attributes behind it.
+func cookies(out []*v1.Field, header []parse.Field, from string) []*v1.Field {
+	begin := len(out)
 	for _, h := range header {
-		if h.Name == name {
-			return h.Value
-		}
-	}
-	return ""
-}
-
-// requestCookies and setCookies describe cookies as fields; values only give their length and whether they are secrets.
-func requestCookies(header []parse.Field) []*v1.Field {
-	var out []*v1.Field
-	for _, h := range header {
-		if h.Name != "cookie" {
+		if h.Name != from {
 			continue
 		}
 		for pair := range strings.SplitSeq(h.Value, ";") {
-			out = addCookie(out, pair)
+			out = addCookie(out, begin, pair)
+			if from == "set-cookie" {
+				break
+			}
 		}
 	}
 	return out
 }
 
-func setCookies(header []parse.Field) []*v1.Field {
-	var out []*v1.Field
-	for _, h := range header {
-		if h.Name == "set-cookie" {
-			pair, _, _ := strings.Cut(h.Value, ";")
-			out = addCookie(out, pair)
-		}
-	}
-	return out
-}
-
-func addCookie(out []*v1.Field, pair string) []*v1.Field {
+func addCookie(out []*v1.Field, begin int, pair string) []*v1.Field {
 	name, v, ok := strings.Cut(strings.TrimSpace(pair), "=")
 	if !ok || name == "" || v == "" {
 		return out
 	}
 	path := "cookie." + maskedName(name)
-	if len(out) >= maxNames {
+	if len(out)-begin >= maxNames {
 		path = "cookie." + segment.MaskOther
 	}
-	for _, f := range out {
+	for _, f := range out[begin:] {
 		if f.Path == path {
 			f.Count++
 			return out
 		}
 	}
-	f := &v1.Field{Path: path, Type: "string", Length: uint32(len(v)), Count: 1, Class: classify(traitsOf(name), []byte(v))}
+	out, f := addField(out)
+	*f = v1.Field{Path: path, Type: "string", Length: uint32(len(v)), Count: 1, Class: classify(traitsOf(name), []byte(v))}
 	if traitsOf(name)&(namesSession|namesBearer) != 0 {
 		f.Class = classToken
 	}
-	return append(out, f)
+	return out
 }

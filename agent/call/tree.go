@@ -1,9 +1,6 @@
 package call
 
 import (
-	"slices"
-	"strings"
-
 	"github.com/spile/spile/proto/segment"
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
@@ -13,7 +10,6 @@ const (
 	maxFields = 128
 	maxNodes  = 1024
 	maxDepth  = 16
-	maxPlain  = 4096
 )
 
 type fieldType uint8
@@ -38,7 +34,8 @@ type tree struct {
 	nodes  []node
 	leaves int
 	text   []byte
-	plain  map[string]string // names that masking leaves as they are, so that it is done once for each
+	plain  plain // names
+	paths  plain // of fields
 }
 
 type node struct {
@@ -84,20 +81,10 @@ func (t *tree) child(at int32, name []byte) int32 {
 
 // mask returns a name as it may be told.
 func (t *tree) mask(name []byte) string {
-	if plain, ok := t.plain[string(name)]; ok {
-		return plain
+	if masked := t.plain.bytes(name, maskedName); masked != "" {
+		return masked
 	}
-	masked := maskedName(string(name))
-	if masked == "" {
-		return "{empty}"
-	}
-	if masked == string(name) {
-		if t.plain == nil || len(t.plain) >= maxPlain {
-			t.plain = map[string]string{}
-		}
-		t.plain[masked] = masked
-	}
-	return masked
+	return "{empty}"
 }
 
 // element returns the node of what the array at holds.
@@ -174,28 +161,33 @@ func widen(a, b fieldType) fieldType {
 
 // fields appends the leaves as fields, in the order in which their names were first seen, at most maxFields of them.
 func (t *tree) fields(out []*v1.Field) []*v1.Field {
-	n := 0
+	left := 0
 	for i := range t.nodes {
 		if t.nodes[i].isField() {
-			n++
+			left++
 		}
 	}
-	all := make([]v1.Field, 0, min(n, maxFields)) // in one piece: they live as long as their call
-	out = slices.Grow(out, cap(all))
+	left = min(left, maxFields)
 	for i := range t.nodes {
 		f := &t.nodes[i]
 		if !f.isField() {
 			continue
 		}
-		if len(all) == cap(all) {
+		if left == 0 {
 			break
 		}
 		count := f.count
 		if f.class != "" {
 			count = f.classified
 		}
-		all = append(all, v1.Field{Path: t.path(int32(i)), Type: typeNames[f.typ], Class: f.class, Hash: f.hash, Length: f.bytes, Count: count})
-		out = append(out, &all[len(all)-1])
+		var field *v1.Field
+		if len(out) == cap(out) {
+			out, field = appendFields(out, left)
+		} else {
+			out, field = addField(out)
+		}
+		left--
+		*field = v1.Field{Path: t.path(int32(i)), Type: typeNames[f.typ], Class: f.class, Hash: f.hash, Length: f.bytes, Count: count}
 	}
 	return out
 }
@@ -222,17 +214,5 @@ func (t *tree) path(n int32) string {
 		b = append(b, name...)
 	}
 	t.text = b
-	return string(b)
-}
-
-// shape lists paths and types in order of name, so that it does not depend on the order of members.
-func shape(fields []*v1.Field) []string {
-	var room [32]*v1.Field
-	sorted := append(room[:0], fields...)
-	slices.SortFunc(sorted, func(a, b *v1.Field) int { return strings.Compare(a.Path, b.Path) })
-	out := make([]string, 0, 2*len(fields))
-	for _, f := range sorted {
-		out = append(out, f.Path, f.Type)
-	}
-	return out
+	return t.paths.bytes(b, asIs)
 }

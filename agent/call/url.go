@@ -54,7 +54,7 @@ func splitTarget(s string) target {
 }
 
 // authority is Host or :authority, lower case, its labels masked; the target's own where the header is absent.
-func authority(header, fromTarget string) string {
+func (d *Describer) authority(header, fromTarget string) string {
 	a := header
 	if a == "" {
 		a = fromTarget
@@ -65,6 +65,10 @@ func authority(header, fromTarget string) string {
 	if len(a) > maxAuthority {
 		return segment.MaskSecret
 	}
+	return d.hosts.get(a, maskAuthority)
+}
+
+func maskAuthority(a string) string {
 	// The mask looks at the letters as they were sent: case is half of what tells a key from a word.
 	host, port := a, ""
 	if i := strings.LastIndexByte(a, ':'); i >= 0 && !strings.HasSuffix(a, "]") {
@@ -73,61 +77,75 @@ func authority(header, fromTarget string) string {
 			port = ""
 		}
 	}
-	return strings.Clone(clean(strings.ToLower(segment.MaskHost(host) + port)))
+	return clean(strings.ToLower(segment.MaskHost(host) + port))
 }
 
 // maskPath masks each segment and bounds the whole.
-func maskPath(p string) string {
+func (d *Describer) maskPath(p string) string {
 	if p == "" {
 		return ""
 	}
-	var b strings.Builder
-	b.Grow(len(p))
+	b := d.path[:0]
 	n := 0
 	for rest, more := p, true; more; n++ {
 		var s string
 		s, rest, more = strings.Cut(rest, "/")
 		if n > 0 {
-			b.WriteByte('/')
+			b = append(b, '/')
 		}
-		m := segment.Mask(s)
-		if n > maxPathSegments || b.Len()+len(m) > maxPathBytes {
-			b.WriteString(segment.MaskMore)
+		if d.kinds.of(s).IsPrivate() {
+			s = segment.Mask(s)
+		}
+		if n > maxPathSegments || len(b)+len(s) > maxPathBytes {
+			b = append(b, segment.MaskMore...)
 			break
 		}
-		b.WriteString(m)
+		b = append(b, s...)
 	}
-	return clean(b.String())
+	d.path = b
+	return clean(string(b))
 }
 
 // urlFields describes the query, the identifiers in the path and the cookies of a request.
-func (d *Describer) urlFields(t target, header []parse.Field) []*v1.Field {
-	fields := d.pathFields(t.path)
+func (d *Describer) urlFields(fields []*v1.Field, t target, header []parse.Field, h *head) []*v1.Field {
+	fields = d.pathFields(fields, t.path)
 	if t.query != "" {
 		d.tree.reset("query")
 		d.pairs(t.query, 0)
 		fields = d.tree.fields(fields)
 	}
-	return append(fields, requestCookies(header)...)
+	if h.cookies {
+		fields = cookies(fields, header, "cookie")
+	}
+	return fields
 }
 
+// pathNames are the fields of the first segments.
+var pathNames = [...]string{"path.0", "path.1", "path.2", "path.3", "path.4", "path.5", "path.6", "path.7"}
+
 // pathFields gives each identifier in a path its keyed hash: "path.1" is the second segment.
-func (d *Describer) pathFields(p string) []*v1.Field {
-	var fields []*v1.Field
+func (d *Describer) pathFields(fields []*v1.Field, p string) []*v1.Field {
 	p = strings.TrimPrefix(p, "/")
 	for i, more := 0, p != ""; more && i < maxPathSegments && len(fields) < maxPathFields; i++ {
 		var s string
 		s, p, more = strings.Cut(p, "/")
 		name, _ := segment.SplitExt(s)
-		k := segment.Lex(name)
+		k := d.kinds.of(name)
 		if k.IsName() || k == segment.Folded || k == segment.Date || k == segment.IP {
 			continue
 		}
-		f := &v1.Field{Path: "path." + strconv.Itoa(i), Type: "string", Class: classOfKind(k), Length: uint32(len(s)), Count: 1, Hash: d.hash(domainObject, name)}
+		place := ""
+		if i < len(pathNames) {
+			place = pathNames[i]
+		} else {
+			place = "path." + strconv.Itoa(i)
+		}
+		var f *v1.Field
+		fields, f = addField(fields)
+		*f = v1.Field{Path: place, Type: "string", Class: classOfKind(k), Length: uint32(len(s)), Count: 1, Hash: d.hash(domainObject, name)}
 		if k == segment.Integer {
 			f.Type = "integer"
 		}
-		fields = append(fields, f)
 	}
 	return fields
 }

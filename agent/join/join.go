@@ -34,6 +34,7 @@ type Config struct {
 	Window time.Duration // how long a sighting waits for the other end; 0 means 2 s
 	Max    int           // sightings that wait at once; 0 means 65,536
 	Emit   func(*v1.Call)
+	Spare  func(*v1.Call) // gets the one of two merged calls that is not emitted; nil = nobody wants it
 }
 
 // Sighting is a call as one end saw it.

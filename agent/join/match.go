@@ -90,25 +90,31 @@ func (j *Joiner) merge(e, other *entry) {
 	if !e.Client {
 		client, server = other, e
 	}
-	c := server.Call
+	// What is taken is given for, so that no part is in two calls.
+	c, spare := server.Call, client.Call
 	c.Observed = v1.Observed_OBSERVED_BOTH
-	if client.Call.Source != nil {
-		c.Source = client.Call.Source
+	if spare.Source != nil {
+		c.Source, spare.Source = spare.Source, c.Source
 	}
 	if c.Destination == nil {
-		c.Destination = client.Call.Destination
+		c.Destination, spare.Destination = spare.Destination, nil
 	}
 	if c.Tls == nil {
-		c.Tls = client.Call.Tls
+		c.Tls, spare.Tls = spare.Tls, nil
 	}
-	read := c.StatusCode == 0 && client.Call.StatusCode != 0
+	read := c.StatusCode == 0 && spare.StatusCode != 0
 	if read {
 		// The server's response was left out on purpose, the client's was not: its cgroup is another.
-		c.StatusCode, c.Response, c.Duration = client.Call.StatusCode, client.Call.Response, client.Call.Duration
+		c.StatusCode = spare.StatusCode
+		c.Response, spare.Response = spare.Response, c.Response
+		c.Duration, spare.Duration = spare.Duration, c.Duration
 	}
 	c.Coverage = slices.DeleteFunc(c.Coverage, func(s string) bool { return s == "peer_unknown" || read && s == "response_shed" })
 	j.counts.Joined++
 	j.config.Emit(c)
+	if j.config.Spare != nil {
+		j.config.Spare(spare)
+	}
 }
 
 // alone emits a sighting that is not waiting.

@@ -22,23 +22,24 @@ func (s *Shipper) batchLoop(ctx context.Context) error {
 	defer timer.Stop()
 	for {
 		select {
-		case c := <-s.queue:
-			if b.add(c) == 1 {
+		case <-s.inbox.came:
+			if b.takeAll() {
 				timer.Reset(s.cfg.MaxDelay)
 			}
-			if len(b.calls) >= s.cfg.MaxCalls {
+			if len(b.calls) == 0 {
 				timer.Stop()
-				b.seal()
 			}
 		case <-timer.C:
 			b.seal()
 		case done := <-s.flush:
 			timer.Stop()
-			b.drainQueue()
+			b.takeAll()
+			b.seal()
 			close(done)
 		case <-ctx.Done():
 			s.closed.Store(true)
-			b.drainQueue()
+			b.takeAll()
+			b.seal()
 			return nil
 		}
 	}
@@ -49,31 +50,32 @@ type batcher struct {
 	s     *Shipper
 	enc   *columns.Encoder
 	calls []*v1.Call
+	taken []*v1.Call
 	buf   []byte
 }
 
-func (b *batcher) add(c *v1.Call) int {
-	b.s.batching.Add(1)
-	b.calls = append(b.calls, c)
-	return len(b.calls)
-}
-
-func (b *batcher) drainQueue() {
-	for {
-		select {
-		case c := <-b.s.queue:
-			if b.add(c) >= b.s.cfg.MaxCalls {
-				b.seal()
-			}
-		default:
+// takeAll empties the inbox, and seals each batch that it fills. It reports whether it began the one that is open now.
+func (b *batcher) takeAll() (began bool) {
+	b.taken = b.s.inbox.take(b.taken)
+	b.s.batching.Add(int64(len(b.taken)))
+	for _, c := range b.taken {
+		began = began || len(b.calls) == 0
+		if b.calls = append(b.calls, c); len(b.calls) >= b.s.cfg.MaxCalls {
 			b.seal()
-			return
+			began = false
 		}
 	}
+	clear(b.taken)
+	return began
 }
 
+// seal writes the open batch and hands back its calls; those that were dropped as they cannot be sent have left it.
 func (b *batcher) seal() {
+	whole := b.calls
 	b.write(b.calls)
+	if b.s.cfg.Done != nil {
+		b.s.cfg.Done(whole)
+	}
 	clear(b.calls)
 	b.calls = b.calls[:0]
 }
@@ -87,7 +89,10 @@ func (b *batcher) write(calls []*v1.Call) {
 		if errors.As(err, &bad) {
 			b.lose(DropInvalid, 1)
 			b.s.notice(fmt.Errorf("drop a call that cannot be sent: %w", bad.Err))
-			calls = append(calls[:bad.Index], calls[bad.Index+1:]...)
+			last := len(calls) - 1
+			copy(calls[bad.Index:], calls[bad.Index+1:])
+			calls[last] = nil // no call is handed to Done twice
+			calls = calls[:last]
 			continue
 		}
 		if err != nil || len(payload) > maxPayloadBytes {

@@ -1,10 +1,10 @@
 // Package ship hands calls to the collector and loses none without saying so.
 //
-//	Add ──bounded queue──▶ batcher ──sealed batch──▶ spool (disk) ──credits──▶ gRPC stream ──▶ collector
+//	Add ──bounded inbox──▶ batcher ──sealed batch──▶ spool (disk) ──credits──▶ gRPC stream ──▶ collector
 //	     full: dropped          200 ms or 1,000 calls   ▲   over its limit: oldest dropped      │
 //	                                                    └──────────── Receipt: removed ◀────────┘
 //
-// Add never waits. The batcher goroutine owns the encoder and seals a batch every MaxDelay or
+// Add never waits, and takes many calls for one waking of the batcher. The batcher goroutine owns the encoder and seals a batch every MaxDelay or
 // MaxCalls as (epoch, seq); the epoch numbers starts of the agent, seq counts from 1. A batch is on
 // disk before it is sent and leaves the disk when the collector's Receipt says that the journal has
 // it. The sender goroutine owns the connection; its states:
@@ -63,6 +63,8 @@ type Config struct {
 	OnWelcome func(key []byte, epoch uint32)
 	// Notice gets each new trouble once, for the log; nil when trouble is over. It may be nil.
 	Notice func(error)
+	// Done gets calls that ship no longer needs, to be made anew; the slice is valid until it returns. It may be nil.
+	Done func([]*v1.Call)
 }
 
 const (
@@ -96,7 +98,7 @@ var ErrSpool = errors.New("spool cannot be used")
 // Shipper is one agent's way to its collector.
 type Shipper struct {
 	cfg   Config
-	queue chan *v1.Call
+	inbox inbox
 	flush chan chan struct{}
 	// report asks the sender for a health report before its time.
 	report chan chan<- struct{}
@@ -104,7 +106,7 @@ type Shipper struct {
 
 	closed    atomic.Bool
 	added     atomic.Uint64
-	batching  atomic.Int64 // calls taken from the queue that are not in the spool yet
+	batching  atomic.Int64 // calls taken from the inbox that are not in the spool yet
 	connected atomic.Bool
 
 	mu      sync.Mutex
@@ -123,7 +125,7 @@ func New(cfg Config) (*Shipper, error) {
 	setDefault(&cfg.QueueCalls, defaultQueueCalls)
 	setDefault(&cfg.HealthEvery, defaultHealthEvery)
 	setDefault(&cfg.ReceiptTimeout, defaultReceipt)
-	s := &Shipper{cfg: cfg, queue: make(chan *v1.Call, cfg.QueueCalls), flush: make(chan chan struct{}), report: make(chan chan<- struct{}, 1), dropped: map[string]uint64{}}
+	s := &Shipper{cfg: cfg, inbox: newInbox(cfg.QueueCalls), flush: make(chan chan struct{}), report: make(chan chan<- struct{}, 1), dropped: map[string]uint64{}}
 	var err error
 	if s.spool, err = openSpool(cfg.SpoolDir, cfg.SpoolBytes, cfg.Epoch); err != nil {
 		return nil, err
@@ -140,18 +142,14 @@ func setDefault[T int | int64 | time.Duration](v *T, to T) {
 // Epoch is the epoch of batches sealed by this run.
 func (s *Shipper) Epoch() uint64 { return s.spool.epoch }
 
-// Add hands on a call. It never waits: with the queue full or after Drain the call is dropped and counted.
-func (s *Shipper) Add(c *v1.Call) {
-	s.added.Add(1)
+// Add hands on calls. It never waits: what the inbox has no room for, or what comes after Drain, is dropped and counted.
+func (s *Shipper) Add(calls ...*v1.Call) {
+	s.added.Add(uint64(len(calls)))
 	if s.closed.Load() {
-		s.drop(DropClosed, 1)
+		s.drop(DropClosed, uint64(len(calls)))
 		return
 	}
-	select {
-	case s.queue <- c:
-	default:
-		s.drop(DropQueueFull, 1)
-	}
+	s.drop(DropQueueFull, uint64(len(calls)-s.inbox.put(calls)))
 }
 
 // Report sends a health report as soon as there is a connection. It never waits.

@@ -120,7 +120,7 @@ func TestCallsThatCannotBeSentAreDroppedAlone(t *testing.T) {
 		s.Add(testCall(1))
 		s.Add(huge)
 		s.Add(noID)
-		s.Add(nil)
+		s.Add([]*v1.Call{nil}...)
 		s.Add(testCall(4))
 	})
 	c := s.Counts()
@@ -154,6 +154,37 @@ func TestNoticeTellsEachTroubleOnce(t *testing.T) {
 	defer mu.Unlock()
 	if len(lines) != 1 || !strings.Contains(lines[0], "127.0.0.1:1") || !strings.Contains(lines[0], "connection refused") {
 		t.Errorf("notices: %q", lines)
+	}
+}
+
+// Each call comes back once when nobody needs it any more; those that could not be sent do not.
+func TestCallsComeBackOnce(t *testing.T) {
+	cfg := nowhere(t)
+	back := map[*v1.Call]int{}
+	cfg.MaxCalls, cfg.Done = 7, func(calls []*v1.Call) {
+		for _, c := range calls {
+			back[c]++
+		}
+	}
+	s := newShipper(t, cfg)
+	bad := testCall(0)
+	bad.Id = "short"
+	var calls []*v1.Call
+	for i := range 50 {
+		calls = append(calls, testCall(i+1))
+	}
+	runFor(t, s, func() {
+		s.Add(calls[:20]...)
+		s.Add(bad)
+		s.Add(calls[20:]...)
+	})
+	for i, c := range calls {
+		if back[c] != 1 {
+			t.Errorf("call %d came back %d times", i, back[c])
+		}
+	}
+	if back[bad] != 0 {
+		t.Errorf("what was dropped came back %d times", back[bad])
 	}
 }
 
