@@ -5,9 +5,9 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/spile/spile/agent/probe"
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
 
@@ -36,15 +36,20 @@ func (a *agent) health() *v1.Health {
 	for _, c := range kernel {
 		h.Counts = append(h.Counts, &v1.Count{Stage: "kernel", Name: c.Name, Value: c.Value, Lost: c.Lost})
 	}
-	for _, s := range t.probes.List() {
-		h.Probes = append(h.Probes, &v1.Probe{
-			Library: s.Library, Path: s.Path, BuildId: s.BuildID, State: string(s.Phase), Reason: s.Reason, Unleased: s.Unleased,
-			Sites: s.Sites, Hits: s.Hits, Cost: durationpb.New(s.Cost),
-		})
+	h.Probes = probeRows(t.probes.List())
+	denied, err := probe.Denials(a.data)
+	if err != nil {
+		a.log.Warn("read the builds that are denied", "error", err)
+	}
+	if rows, omitted := denialRows(denied); omitted > 0 {
+		h.Denials, h.Omitted = rows, map[string]uint64{"denials": omitted}
+	} else {
+		h.Denials = rows
 	}
 	h.Gates = t.gates.rows()
 	h.Counts = append(h.Counts, t.crashes.counts()...)
 	h.Governor = t.governor.account(bootToUnix())
+	h.Governor.Exceeded = t.governor.exceeded()
 	h.Counts = append(h.Counts, t.governor.counts()...)
 	losses, err := t.objects.CgroupLosses()
 	if err != nil {
