@@ -30,6 +30,7 @@ type Encoder struct {
 	raw     []byte
 	nanos   []int64
 	spans   []int64
+	texts   bool // of the call at hand all are fit to be sent
 }
 
 // NewEncoder makes an encoder that compresses on the calling goroutine.
@@ -51,15 +52,15 @@ type dictionary struct {
 	entries [][]byte
 }
 
-func (d *dictionary) put(b []byte) uint32 {
+func (d *dictionary) put(b []byte) (i uint32, first bool) {
 	if i, ok := d.index[string(b)]; ok {
-		return i
+		return i, false
 	}
 	key := string(b)
 	d.entries = append(d.entries, []byte(key))
-	i := uint32(len(d.entries))
+	i = uint32(len(d.entries))
 	d.index[key] = i
-	return i
+	return i, true
 }
 
 func (d *dictionary) reset() {
@@ -76,10 +77,14 @@ func (e *Encoder) Encode(dst []byte, calls []*v1.Call) ([]byte, error) {
 	}
 	e.reset()
 	for i, c := range calls {
-		if err := Check(c); err != nil {
+		if err := checkNumbers(c); err != nil {
 			return dst, &CallError{Index: i, Err: err}
 		}
-		e.add(c)
+		// Texts are checked when they come for the first time in a batch, which few do.
+		e.texts = true
+		if e.add(c); !e.texts {
+			return dst, &CallError{Index: i, Err: errUTF8}
+		}
 	}
 	return e.finish(dst, len(calls))
 }
@@ -143,14 +148,14 @@ func (e *Encoder) add(c *v1.Call) {
 	var auth uint32
 	if c.Auth != nil {
 		e.scratch = appendAuth(e.scratch[:0], c.Auth)
-		auth = e.auths.put(e.scratch)
+		auth = e.put(&e.auths, func() bool { return authOK(c.Auth) })
 	}
 	col.Auth = append(col.Auth, auth)
 	col.Credentials = append(col.Credentials, e.text(c.Auth.GetCredential()))
 	var tls uint32
 	if c.Tls != nil {
 		e.scratch = appendTLS(e.scratch[:0], c.Tls)
-		tls = e.tlss.put(e.scratch)
+		tls = e.put(&e.tlss, func() bool { return tlsOK(c.Tls) })
 	}
 	col.Tls = append(col.Tls, tls)
 	index, size := e.addContent(c.Request)
@@ -164,7 +169,7 @@ func (e *Encoder) add(c *v1.Call) {
 	var sigs uint32
 	if len(c.Signatures) > 0 {
 		e.scratch = appendSignatures(e.scratch[:0], c.Signatures)
-		sigs = e.sigs.put(e.scratch)
+		sigs = e.put(&e.sigs, func() bool { return signaturesOK(c.Signatures) })
 	}
 	col.Signatures = append(col.Signatures, sigs)
 	coverage := uint32(0)
@@ -173,7 +178,9 @@ func (e *Encoder) add(c *v1.Call) {
 	case 1:
 		coverage = e.text(c.Coverage[0])
 	default:
+		ok := e.texts && textOK(c.Coverage...) // each by itself: joined they may be longer
 		coverage = e.text(strings.Join(c.Coverage, ","))
+		e.texts = ok
 	}
 	col.Coverages = append(col.Coverages, coverage)
 }
@@ -182,11 +189,11 @@ func (e *Encoder) addPeers(c *v1.Call) {
 	var source, destination uint32
 	if c.Source != nil {
 		e.scratch = appendPeer(e.scratch[:0], c.Source, false)
-		source = e.peers.put(e.scratch)
+		source = e.put(&e.peers, func() bool { return peerOK(c.Source) })
 	}
 	if c.Destination != nil {
 		e.scratch = appendPeer(e.scratch[:0], c.Destination, true)
-		destination = e.peers.put(e.scratch)
+		destination = e.put(&e.peers, func() bool { return peerOK(c.Destination) })
 	}
 	e.col.Sources = append(e.col.Sources, source)
 	e.col.SourcePorts = append(e.col.SourcePorts, c.Source.GetPort())
@@ -199,6 +206,7 @@ func (e *Encoder) addPeers(c *v1.Call) {
 // The empty path is 0 segments.
 func (e *Encoder) addPath(path string) {
 	n := uint32(0)
+	e.texts = e.texts && len(path) <= maxStringBytes
 	for rest, more := path, path != ""; more; n++ {
 		var segment string
 		segment, rest, more = strings.Cut(rest, "/")
@@ -220,7 +228,16 @@ func (e *Encoder) addContent(c *v1.Content) (index uint32, bytesPlus1 uint64) {
 		bytesPlus1 = *c.Bytes + 1
 	}
 	e.scratch = appendContent(e.scratch[:0], c)
-	return e.content.put(e.scratch), bytesPlus1
+	return e.put(&e.content, func() bool { return contentOK(c) }), bytesPlus1
+}
+
+// put numbers the message in scratch; ok tells of its texts, where it is new.
+func (e *Encoder) put(d *dictionary, ok func() bool) uint32 {
+	i, first := d.put(e.scratch)
+	if first {
+		e.texts = e.texts && ok()
+	}
+	return i
 }
 
 // text numbers a string; a keyed hash goes to its own table as raw bytes.
@@ -240,6 +257,7 @@ func (e *Encoder) text(s string) uint32 {
 	}
 	i, ok := e.strings[s]
 	if !ok {
+		e.texts = e.texts && textOK(s)
 		i = uint32(len(e.col.Strings))
 		e.strings[s] = i
 		e.col.Strings = append(e.col.Strings, s)
