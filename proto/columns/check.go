@@ -44,7 +44,7 @@ func checkNumbers(c *v1.Call) error {
 	if c == nil {
 		return errNil
 	}
-	if !isHex(c.Id, 2*idBytes) {
+	if id := [idBytes]byte{}; !unhex(id[:], c.Id) {
 		return errID
 	}
 	if _, ok := unixNanos(c.Time); !ok {
@@ -184,17 +184,30 @@ func textOK(texts ...string) bool {
 	return true
 }
 
-func isHex(s string, n int) bool {
-	if len(s) != n {
+// unhex reads lower-case hex digits, and reports whether s is that and fills dst.
+func unhex(dst []byte, s string) bool {
+	if len(s) != 2*len(dst) {
 		return false
 	}
-	for i := 0; i < len(s); i++ {
-		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return false
-		}
+	bad := byte(0)
+	for i := range dst {
+		hi, lo := digits[s[2*i]], digits[s[2*i+1]]
+		dst[i] = hi<<4 | lo&15
+		bad |= hi | lo
 	}
-	return true
+	return bad < 16
 }
+
+// digits are the values of lower-case hex digits; 16 stands for everything else.
+var digits = func() (table [256]byte) {
+	for c := range table {
+		table[c] = 16
+	}
+	for i, c := range "0123456789abcdef" {
+		table[c] = byte(i)
+	}
+	return table
+}()
 
 func unixNanos(t *timestamppb.Timestamp) (int64, bool) {
 	if t == nil || t.Nanos < 0 || t.Nanos >= 1e9 || t.Seconds <= math.MinInt64/int64(1e9) || t.Seconds >= math.MaxInt64/int64(1e9) {

@@ -1,7 +1,6 @@
 package columns
 
 import (
-	"encoding/hex"
 	"slices"
 	"strings"
 
@@ -30,7 +29,9 @@ type Encoder struct {
 	raw     []byte
 	nanos   []int64
 	spans   []int64
-	texts   bool // of the call at hand all are fit to be sent
+	// latest are texts that most calls have in common with the one before.
+	latest struct{ node, protocol, scheme, method, authority numbered }
+	texts  bool // of the call at hand all are fit to be sent
 }
 
 // NewEncoder makes an encoder that compresses on the calling goroutine.
@@ -44,6 +45,12 @@ func NewEncoder() (*Encoder, error) {
 		peers: dictionary{index: map[string]uint32{}}, auths: dictionary{index: map[string]uint32{}},
 		tlss: dictionary{index: map[string]uint32{}}, content: dictionary{index: map[string]uint32{}},
 		sigs: dictionary{index: map[string]uint32{}}}, nil
+}
+
+// numbered is a text and its number in the batch.
+type numbered struct {
+	text  string
+	index uint32
 }
 
 // dictionary numbers distinct serialized messages from 1; 0 is an absent message.
@@ -100,6 +107,7 @@ func (e *Encoder) reset() {
 	}
 	c.RequestBytes, c.ResponseBytes = c.RequestBytes[:0], c.ResponseBytes[:0]
 	e.nanos, e.spans = e.nanos[:0], e.spans[:0]
+	e.latest.node, e.latest.protocol, e.latest.scheme, e.latest.method, e.latest.authority = numbered{}, numbered{}, numbered{}, numbered{}, numbered{}
 	clear(e.strings)
 	clear(e.hashes)
 	e.strings[""] = 0
@@ -122,8 +130,9 @@ const textColumns = 13
 
 func (e *Encoder) add(c *v1.Call) {
 	col := &e.col
-	id, _ := hex.AppendDecode(col.Ids, []byte(c.Id))
-	col.Ids = id
+	var id [idBytes]byte
+	unhex(id[:], c.Id)
+	col.Ids = append(col.Ids, id[:]...)
 	ns, _ := unixNanos(c.Time)
 	e.nanos = append(e.nanos, ns)
 	span := int64(-1)
@@ -131,12 +140,12 @@ func (e *Encoder) add(c *v1.Call) {
 		span = d.Seconds*1e9 + int64(d.Nanos)
 	}
 	e.spans = append(e.spans, span)
-	col.Nodes = append(col.Nodes, e.text(c.Node))
+	col.Nodes = append(col.Nodes, e.again(&e.latest.node, c.Node))
 	col.Observed = append(col.Observed, uint32(c.Observed))
-	col.Protocols = append(col.Protocols, e.text(c.Protocol))
-	col.Schemes = append(col.Schemes, e.text(c.Scheme))
-	col.Methods = append(col.Methods, e.text(c.Method))
-	col.Authorities = append(col.Authorities, e.text(c.Authority))
+	col.Protocols = append(col.Protocols, e.again(&e.latest.protocol, c.Protocol))
+	col.Schemes = append(col.Schemes, e.again(&e.latest.scheme, c.Scheme))
+	col.Methods = append(col.Methods, e.again(&e.latest.method, c.Method))
+	col.Authorities = append(col.Authorities, e.again(&e.latest.authority, c.Authority))
 	e.addPath(c.Path)
 	col.Routes = append(col.Routes, e.text(c.Route))
 	col.Statuses = append(col.Statuses, c.StatusCode)
@@ -240,13 +249,21 @@ func (e *Encoder) put(d *dictionary, ok func() bool) uint32 {
 	return i
 }
 
+// again is text for a column that seldom changes.
+func (e *Encoder) again(last *numbered, s string) uint32 {
+	if s != last.text {
+		*last = numbered{s, e.text(s)}
+	}
+	return last.index
+}
+
 // text numbers a string; a keyed hash goes to its own table as raw bytes.
 func (e *Encoder) text(s string) uint32 {
-	if len(s) == 2+2*hashBytes && s[0] == 'h' && s[1] == ':' && isHex(s[2:], 2*hashBytes) {
-		var h [hashBytes]byte
-		var text [2 * hashBytes]byte
-		copy(text[:], s[2:])
-		hex.Decode(h[:], text[:])
+	if s == "" {
+		return 0
+	}
+	var h [hashBytes]byte
+	if len(s) == 2+2*hashBytes && s[0] == 'h' && s[1] == ':' && unhex(h[:], s[2:]) {
 		i, ok := e.hashes[h]
 		if !ok {
 			i = uint32(len(e.hashes)) | hashFlag
