@@ -53,17 +53,22 @@ func (s *Server) health(a *agent, h *v1.Health) {
 
 // warden brings a report within its bounds and notes what that took. An agent that is what it says has nothing to fear from it.
 type warden struct {
-	dropped uint64 // entries of lists
-	altered bool   // texts cut, figures corrected
+	dropped uint64            // entries of lists
+	omitted map[string]uint64 // the same, by list
+	altered bool              // texts cut, figures corrected
 }
 
 func (w *warden) check(h *v1.Health) {
-	h.Coverage = first(w, h.Coverage, maxHealthRows)
-	h.Probes = first(w, h.Probes, maxHealthRows)
-	h.Counts = first(w, h.Counts, maxHealthRows)
-	h.Targets = first(w, h.Targets, maxHealthRows)
-	h.Gates = first(w, h.Gates, maxGates)
-	h.CgroupLosses = first(w, h.CgroupLosses, maxHealthRows)
+	if len(h.Probes) > maxHealthRows {
+		byUrgency(h.Probes)
+	}
+	h.Coverage = first(w, "coverage", h.Coverage, maxHealthRows)
+	h.Probes = first(w, "probes", h.Probes, maxHealthRows)
+	h.Counts = first(w, "counts", h.Counts, maxHealthRows)
+	h.Targets = first(w, "targets", h.Targets, maxHealthRows)
+	h.Gates = first(w, "gates", h.Gates, maxGates)
+	h.CgroupLosses = first(w, "cgroup_losses", h.CgroupLosses, maxHealthRows)
+	h.Denials = first(w, "denials", h.Denials, maxHealthRows)
 	w.rungs(h)
 	w.words(&h.Version, &h.Kernel)
 	forget(h)
@@ -98,21 +103,11 @@ func (w *warden) check(h *v1.Health) {
 		forget(c)
 		w.coverage(c)
 	}
-	// The most important rows come first, so halves are cut off behind them.
-	for proto.Size(h) > maxHealthBytes {
-		switch {
-		case len(h.Coverage) > 0:
-			h.Coverage = first(w, h.Coverage, len(h.Coverage)/2)
-		case len(h.Probes) > 0:
-			h.Probes = first(w, h.Probes, len(h.Probes)/2)
-		case len(h.CgroupLosses) > 0:
-			h.CgroupLosses = first(w, h.CgroupLosses, len(h.CgroupLosses)/2)
-		case len(h.Targets) > 0:
-			h.Targets = first(w, h.Targets, len(h.Targets)/2)
-		default: // Without lists it fits: rungs and gates within their bounds are far below.
-			h.Counts = first(w, h.Counts, len(h.Counts)/2)
-		}
+	for _, d := range h.Denials {
+		w.denial(d)
 	}
+	w.fit(h)
+	w.omissions(h)
 }
 
 // forget drops what this collector does not understand, which nobody could look at here.
@@ -154,13 +149,4 @@ func (w *warden) cut(limit int, texts []*string) {
 		}
 		*s, w.altered = (*s)[:n]+more, true
 	}
-}
-
-// first leaves the first rows of a list, and nothing of the others in memory.
-func first[T any](w *warden, list []T, n int) []T {
-	if len(list) <= n {
-		return list
-	}
-	w.dropped += uint64(len(list) - n)
-	return slices.Clone(list[:n])
 }

@@ -16,7 +16,7 @@ func (w *warden) governor(g *v1.Governor) {
 	}
 	forget(g)
 	w.words(&g.Stage)
-	w.lines(&g.Cgroup, &g.Reason)
+	w.lines(&g.Cgroup, &g.Reason, &g.Exceeded)
 	for _, cores := range []*float64{&g.AgentCores, &g.ProbeCores, &g.AgentBudgetCores, &g.ProbeBudgetCores} {
 		if !(*cores >= 0 && *cores <= maxCores) { // NaN too
 			*cores, w.altered = min(max(0, *cores), maxCores), true
@@ -35,7 +35,7 @@ func (w *warden) governor(g *v1.Governor) {
 
 // cost makes what probes cost possible: where they lie, and a time that is one.
 func (w *warden) cost(p *v1.Probe) {
-	p.Sites = first(w, p.Sites, maxSites)
+	p.Sites = first(w, "sites", p.Sites, maxSites)
 	for i := range p.Sites {
 		w.lines(&p.Sites[i])
 	}

@@ -101,7 +101,7 @@ func TestAHealthReportIsBounded(t *testing.T) {
 		altered uint64
 	}{
 		"rows":  {rows, maxHealthRows, 0},
-		"texts": {wide, 128, 1},
+		"texts": {wide, 247, 1},
 		"lists": {many, 0, 1},
 	} {
 		got, counts := report(t, c.report)
