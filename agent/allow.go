@@ -23,7 +23,7 @@ func allow(_ context.Context, w world, c config, args []string) error {
 		return fmt.Errorf("allow %s: %w", args[0], err)
 	}
 	for _, d := range allowed {
-		fmt.Fprintf(w.stdout, "allowed %s (build id %s), denied since %s: %s\n", d.Path, d.BuildID, d.When.Format("2006-01-02 15:04:05 MST"), d.Why)
+		fmt.Fprintf(w.stdout, "allowed %s (%s), denied since %s: %s\n", d.Path, called(d), d.When.Format("2006-01-02 15:04:05 MST"), d.Why)
 	}
 	if len(allowed) > 0 {
 		return nil
@@ -37,9 +37,20 @@ func allow(_ context.Context, w world, c config, args []string) error {
 	}
 	var ids []string
 	for _, d := range denied {
-		ids = append(ids, d.BuildID)
+		ids = append(ids, d.Name())
 	}
 	return fmt.Errorf("allow %s: it is not denied; denied are %s", args[0], strings.Join(ids, ", "))
+}
+
+// called says what is denied: a build, or one file.
+func called(d probe.Denial) string {
+	switch {
+	case d.File == nil:
+		return "build id " + d.BuildID
+	case d.BuildID == "":
+		return "the file " + d.Name()
+	}
+	return "the file " + d.Name() + " alone: others than root may write into it"
 }
 
 // deniedChecks tells of the builds that are not probed because of what they did.
@@ -52,8 +63,8 @@ func deniedChecks(dir string) []diagnose.Check {
 	var checks []diagnose.Check
 	for _, d := range denied {
 		checks = append(checks, diagnose.Check{Name: "denied", Verdict: diagnose.Warn,
-			Detail: fmt.Sprintf("%s (build id %s) is not probed since %s: %s", d.Path, d.BuildID, d.When.Format("2006-01-02"), d.Why),
-			Remedy: "once the cause is gone: spile-agent allow " + d.BuildID})
+			Detail: fmt.Sprintf("%s (%s) is not probed since %s: %s", d.Path, called(d), d.When.Format("2006-01-02"), d.Why),
+			Remedy: "once the cause is gone: spile-agent allow " + d.Name()})
 	}
 	if checks == nil {
 		checks = []diagnose.Check{{Name: "denied", Verdict: diagnose.OK, Detail: "no build is denied in " + dir}}

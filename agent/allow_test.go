@@ -13,7 +13,8 @@ import (
 
 const deniedList = `{"denied": [
 	{"build_id": "aa11", "library": "OpenSSL", "path": "/lib/libssl.so.3", "why": "SIGTRAP inside a probed call", "when": "2026-11-22T01:02:03Z"},
-	{"build_id": "bb22", "library": "GnuTLS", "path": "/lib/libgnutls.so.30", "why": "SIGILL at the probed instruction", "when": "2026-11-22T02:02:03Z"}]}`
+	{"build_id": "bb22", "library": "GnuTLS", "path": "/lib/libgnutls.so.30", "why": "SIGILL at the probed instruction", "when": "2026-11-22T02:02:03Z"},
+	{"build_id": "aa11", "file": {"device": 2049, "inode": 77, "size": 9, "modified": 5}, "library": "OpenSSL", "path": "/home/eve/libssl.so.3", "why": "SIGILL", "when": "2026-11-21T02:02:03Z"}]}`
 
 func deniedIn(t *testing.T, list string) string {
 	t.Helper()
@@ -34,8 +35,11 @@ func agentVerb(t *testing.T, args ...string) (code int, out, said string) {
 
 func TestAllow(t *testing.T) {
 	dir := deniedIn(t, deniedList)
-	if code, _, said := agentVerb(t, "allow", "cc33", "--data", dir); code != exitError || !strings.Contains(said, "denied are bb22, aa11") {
+	if code, _, said := agentVerb(t, "allow", "cc33", "--data", dir); code != exitError || !strings.Contains(said, "denied are bb22, aa11, 2049:77") {
 		t.Errorf("a build that is not denied: %d, %q", code, said)
+	}
+	if code, out, _ := agentVerb(t, "allow", "2049:77", "--data", dir); code != exitOK || !strings.Contains(out, "allowed /home/eve/libssl.so.3 (the file 2049:77 alone: others than root may write into it)") {
+		t.Errorf("a file: %d, %q", code, out)
 	}
 	if code, out, said := agentVerb(t, "allow", "aa11", "--data", dir); code != exitOK || !strings.Contains(out, "allowed /lib/libssl.so.3 (build id aa11)") || strings.Contains(out, "bb22") {
 		t.Errorf("one: %d, %q, %q", code, out, said)
@@ -56,7 +60,8 @@ func TestAllow(t *testing.T) {
 
 func TestDoctorTellsOfDeniedBuilds(t *testing.T) {
 	checks := deniedChecks(deniedIn(t, deniedList))
-	if len(checks) != 2 || checks[0].Verdict != diagnose.Warn || !strings.Contains(checks[1].Detail, "SIGTRAP") || checks[1].Remedy != "once the cause is gone: spile-agent allow aa11" {
+	if len(checks) != 3 || checks[0].Verdict != diagnose.Warn || !strings.Contains(checks[1].Detail, "SIGTRAP") || checks[1].Remedy != "once the cause is gone: spile-agent allow aa11" ||
+		!strings.Contains(checks[2].Detail, "2049:77 alone") || !strings.HasSuffix(checks[2].Remedy, "allow 2049:77") {
 		t.Errorf("%+v", checks)
 	}
 	if checks := deniedChecks(t.TempDir()); len(checks) != 1 || checks[0].Verdict != diagnose.OK {

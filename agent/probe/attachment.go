@@ -25,11 +25,11 @@ type attachment struct {
 
 // open keeps writers out of a file, makes sure that it is still what was described, and attaches to it. In this order
 // nobody can put other instructions under the probes.
-func (r *Registry) open(f target.File, only uint32) (*attachment, error) {
+func (r *Registry) open(f target.File, b build, only uint32) (*attachment, error) {
 	if f.Problem != nil {
 		return nil, f.Problem
 	}
-	a := &attachment{file: f, build: buildOf(f), only: only, checks: map[target.Place]*tally{}}
+	a := &attachment{file: f, build: b, only: only, checks: map[target.Place]*tally{}}
 	if f.Handle != nil {
 		g, err := newGuard(f)
 		if err != nil {

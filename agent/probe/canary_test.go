@@ -57,7 +57,7 @@ func TestANewBuildIsProbedInOneProcessFirst(t *testing.T) {
 		if n := programs.hits(t, freed) - before; n != 5 {
 			t.Errorf("multi=%v: %d hits of 5 calls", multi, n)
 		}
-		eventually(t, "it to survive", func() bool { return newLearned(dir, quiet()).survived(buildOf(f)) })
+		eventually(t, "it to survive", func() bool { return newLearned(dir, quiet()).survived(buildOf(f, ownerOf(f))) })
 		later := careful(t, programs, nil, dir, time.Hour)
 		if !later.Use(other.process(), f) || phase(t, later) != Attached {
 			t.Errorf("multi=%v: what survived is doubted after a restart: %+v", multi, later.List())
@@ -161,7 +161,7 @@ func TestADeniedCanaryIsNotResurrected(t *testing.T) {
 		t.Fatal(err)
 	}
 	time.Sleep(300 * time.Millisecond)
-	if phase(t, r) != Denied || r.learned.survived(buildOf(f)) || linksOn(t, path) != 0 {
+	if phase(t, r) != Denied || r.learned.survived(buildOf(f, ownerOf(f))) || linksOn(t, path) != 0 {
 		t.Errorf("%+v", r.List())
 	}
 }

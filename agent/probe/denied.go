@@ -12,19 +12,52 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/spile/spile/agent/target"
 )
 
 // DeniedFile is the list of builds that are not probed, for people to read and to edit.
 const DeniedFile = "denied.json"
 
-// Denial is one build that is not probed because of what it did.
+// Denial is one build that is not probed because of what it did, or one file alone.
 type Denial struct {
-	BuildID  string    `json:"build_id"`
+	BuildID  string    `json:"build_id,omitempty"`
+	File     *OneFile  `json:"file,omitempty"` // nil = the build, wherever a copy of it lies
 	Library  string    `json:"library"`
 	Path     string    `json:"path"`
 	Why      string    `json:"why"`
 	Evidence string    `json:"evidence,omitempty"`
 	When     time.Time `json:"when"`
+}
+
+// OneFile names a file by its inode, with what changes when somebody writes into it.
+type OneFile struct {
+	Device   uint64 `json:"device"` // as stat(2) shows it, major<<20 | minor; 0 on an overlay
+	Inode    uint64 `json:"inode"`
+	Born     int64  `json:"born,omitempty"` // nanoseconds since 1970
+	Size     uint64 `json:"size"`
+	Modified int64  `json:"modified"` // nanoseconds since 1970
+}
+
+// Name is what `spile-agent allow` takes: the build id, or DEVICE:INODE of a file that is denied alone.
+func (x Denial) Name() string { return x.build().name() }
+
+func (x Denial) build() build {
+	if x.File == nil {
+		return build{id: x.BuildID}
+	}
+	return build{
+		file: target.Identity{Dev: x.File.Device, Ino: x.File.Inode, Born: x.File.Born, BuildID: x.BuildID},
+		stat: target.Stamp{Size: x.File.Size, Modified: x.File.Modified},
+	}
+}
+
+// denialOf begins a Denial.
+func denialOf(b build) Denial {
+	if b.id != "" {
+		return Denial{BuildID: b.id}
+	}
+	return Denial{BuildID: b.file.BuildID, File: &OneFile{Device: b.file.Dev, Inode: b.file.Ino, Born: b.file.Born, Size: b.stat.Size, Modified: b.stat.Modified}}
 }
 
 // denials is the file.
@@ -70,23 +103,31 @@ func newDenied(dir string, log *slog.Logger) (*denied, error) {
 	return d, nil
 }
 
-// why says why a build is denied, "" where it is not.
+// why says why a build is denied, "" where it is not. A file that is known by itself is denied with its build id, too.
 func (d *denied) why(b build) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	known, ok := d.builds[b]
+	if !ok && b.file.BuildID != "" {
+		known, ok = d.builds[build{id: b.file.BuildID}]
+	}
 	if !ok {
 		return ""
 	}
-	remedy := "spile-agent allow " + b.id
+	why := known.Why
+	if known.File != nil && known.BuildID != "" {
+		why += "; this file alone, since others than root may write into it and choose its build id"
+	}
+	why += "; spile-agent allow " + known.Name()
 	if d.path != "" {
-		remedy += " --data " + filepath.Dir(d.path)
+		why += " --data " + filepath.Dir(d.path)
 	}
-	remedy += " lets probes in again"
-	if b.id == "" {
-		remedy = "it has no build id, so restarting the agent lets probes in again"
-	}
-	return known.Why + "; " + remedy
+	return why + " lets probes in again"
+}
+
+// covers reports whether what is denied of one build holds for another.
+func (b build) covers(other build) bool {
+	return b == other || b.id != "" && other.file.BuildID == b.id
 }
 
 // deny denies a build in memory, which takes no time. keep writes it down.
@@ -102,13 +143,13 @@ func (d *denied) deny(b build, why Denial) {
 
 // keep writes a denial into the file. Where that fails it is in force for as long as the agent runs.
 func (d *denied) keep(b build, why Denial) error {
-	if b.id == "" || d.path == "" {
+	if d.path == "" {
 		return nil
 	}
 	d.filing.Lock()
 	defer d.filing.Unlock()
 	err := edit(d.path, func(list []Denial) []Denial {
-		list = slices.DeleteFunc(list, func(x Denial) bool { return x.BuildID == b.id })
+		list = slices.DeleteFunc(list, func(x Denial) bool { return x.build() == b })
 		list = append(list, why)
 		return list[max(0, len(list)-maxDenied):]
 	})
@@ -128,7 +169,7 @@ func (d *denied) forgetOldest(except build) {
 			oldest, when = b, x.When
 		}
 	}
-	d.log.Warn("the list of denied builds is full: the oldest may be probed again", "build_id", oldest.id, "path", d.builds[oldest].Path)
+	d.log.Warn("the list of denied builds is full: the oldest may be probed again", "build", oldest.name(), "path", d.builds[oldest].Path)
 	delete(d.builds, oldest)
 	delete(d.unsaved, oldest)
 }
@@ -162,19 +203,19 @@ func (d *denied) read() (changed bool, err error) {
 	if err := load(d.path, &kept); err != nil && !errors.Is(err, errNothingKept) {
 		return false, err
 	}
-	if slices.ContainsFunc(kept.Denied, func(x Denial) bool { return x.BuildID == "" }) {
-		return false, fmt.Errorf("read %s: an entry has no build_id", d.path)
+	if slices.ContainsFunc(kept.Denied, func(x Denial) bool { return x.BuildID == "" && x.File == nil }) {
+		return false, fmt.Errorf("read %s: an entry has neither build_id nor file", d.path)
 	}
 	d.version = now
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for b := range d.builds {
-		if b.id != "" && !d.unsaved[b] {
+		if !d.unsaved[b] {
 			delete(d.builds, b)
 		}
 	}
 	for _, x := range kept.Denied[:min(len(kept.Denied), maxDenied)] {
-		d.builds[build{id: x.BuildID}] = x
+		d.builds[x.build()] = x
 	}
 	return true, nil
 }
@@ -189,16 +230,16 @@ func Denials(dir string) ([]Denial, error) {
 	return kept.Denied, nil
 }
 
-// Allow takes a build off the list, "" = all of them, and returns what was on it. An agent that runs takes it over within
-// a second.
-func Allow(dir, buildID string) (allowed []Denial, err error) {
+// Allow takes what has a name off the list (a build id, with the files that are denied alone and have it, or Denial.Name),
+// "" = all, and returns what was on it. An agent that runs takes it over within a second.
+func Allow(dir, name string) (allowed []Denial, err error) {
 	path := filepath.Join(dir, DeniedFile)
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
 	err = edit(path, func(list []Denial) []Denial {
 		return slices.DeleteFunc(list, func(x Denial) bool {
-			off := buildID == "" || x.BuildID == buildID
+			off := name == "" || x.BuildID == name || x.Name() == name
 			if off {
 				allowed = append(allowed, x)
 			}
@@ -223,6 +264,6 @@ func edit(path string, change func([]Denial) []Denial) error {
 		return err
 	}
 	kept.Denied = change(kept.Denied)
-	slices.SortStableFunc(kept.Denied, func(a, b Denial) int { return cmp.Or(a.When.Compare(b.When), cmp.Compare(a.BuildID, b.BuildID)) })
+	slices.SortStableFunc(kept.Denied, func(a, b Denial) int { return cmp.Or(a.When.Compare(b.When), cmp.Compare(a.Name(), b.Name())) })
 	return save(path, kept)
 }

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -100,11 +101,94 @@ func TestDenyWithoutABuildID(t *testing.T) {
 	if err := r.Deny(f.ID, "why", ""); err != nil {
 		t.Fatal(err)
 	}
-	if s := one(t, r); s.Phase != Denied || !strings.Contains(s.Reason, "restarting the agent") {
+	name := fmt.Sprintf("%d:%d", f.ID.Dev, f.ID.Ino)
+	if s := one(t, r); s.Phase != Denied || !strings.Contains(s.Reason, "spile-agent allow "+name) {
 		t.Errorf("%+v", s)
 	}
-	if _, err := os.Stat(filepath.Join(dir, DeniedFile)); err == nil {
-		t.Error("what has no name was written down")
+	if later := knowing(t, programs, dir); later.Use(c.process(), f) {
+		t.Errorf("after a restart: %+v", later.List())
+	}
+	if allowed, err := Allow(dir, name); err != nil || len(allowed) != 1 || allowed[0].Path != path {
+		t.Errorf("%+v %v", allowed, err)
+	}
+}
+
+// Who may write a file may give it the build id of the host's library, and crash in it.
+func TestAForgedBuildIDDeniesItsOwnFile(t *testing.T) {
+	for what, make := range map[string]func(path string) error{
+		"of a user":            func(path string) error { return os.Chown(path, 65534, 0) },
+		"writable for a group": func(path string) error { return errors.Join(os.Chown(path, 0, 65534), os.Chmod(path, 0o775)) },
+		"writable for all":     func(path string) error { return os.Chmod(path, 0o757) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			programs, dir := newCounting(t, true), t.TempDir()
+			real, forged := library(t, t.TempDir()), library(t, t.TempDir())
+			if err := make(forged); err != nil {
+				t.Fatal(err)
+			}
+			c, attacker := newCaller(t, real), newCaller(t, forged)
+			r := knowing(t, programs, dir)
+			f, g := described(t, real), described(t, forged)
+			if f.ID.BuildID == "" || f.ID.BuildID != g.ID.BuildID {
+				t.Fatalf("%v and %v", f.ID, g.ID)
+			}
+			if !r.Use(c.process(), f) || !r.Use(attacker.process(), g) {
+				t.Fatalf("%+v", r.List())
+			}
+			if err := r.Deny(g.ID, "it crashed", ""); err != nil {
+				t.Fatal(err)
+			}
+			c.call(t, 3)
+			attacker.call(t, 5)
+			if n := programs.hits(t, freed); n != 3 {
+				t.Errorf("%d hits of 3 calls of the real library: %+v", n, r.List())
+			}
+			// It is told, kept and lifted as what it is.
+			for _, s := range r.List() {
+				if s.ID == g.ID && (s.Phase != Denied || !strings.Contains(s.Reason, "this file alone")) {
+					t.Errorf("%+v", s)
+				}
+			}
+			later := knowing(t, programs, dir)
+			if !later.Use(c.process(), f) || later.Use(attacker.process(), g) {
+				t.Errorf("after a restart: %+v", later.List())
+			}
+			list, err := Denials(dir)
+			if err != nil || len(list) != 1 || list[0].File == nil || list[0].File.Inode != g.ID.Ino || list[0].BuildID != g.ID.BuildID {
+				t.Fatalf("%+v %v", list, err)
+			}
+			if allowed, err := Allow(dir, list[0].Name()); err != nil || len(allowed) != 1 {
+				t.Errorf("%v %v", allowed, err)
+			}
+			eventually(t, "the list to be read", func() bool { _, again := r.Stands(g.ID, 0); return again })
+			if !r.Use(attacker.process(), g) {
+				t.Errorf("allowed: %+v", r.List())
+			}
+			// What the host's library did holds for a copy of it in whosever hands.
+			if err := r.Deny(f.ID, "it crashed", ""); err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range r.List() {
+				if s.Phase != Denied {
+					t.Errorf("%+v", s)
+				}
+			}
+		})
+	}
+}
+
+// Nor does it vouch for the host's library.
+func TestAForgedBuildIDTeachesNothing(t *testing.T) {
+	path := library(t, t.TempDir())
+	if err := os.Chmod(path, 0o757); err != nil {
+		t.Fatal(err)
+	}
+	g := described(t, path)
+	b := buildOf(g, ownerOf(g))
+	l := newLearned("", quiet())
+	l.harmless(b)
+	if l.survived(build{id: g.ID.BuildID}) || !l.survived(b) {
+		t.Errorf("%+v", l.builds)
 	}
 }
 

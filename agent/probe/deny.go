@@ -9,11 +9,12 @@ import (
 )
 
 // Deny takes the probes out of a build at once, wherever a copy of it lies, and keeps them out until somebody allows it
-// again (Allow). It returns when they are out and that is written down; where it cannot be written down it is in force for
+// again (Allow). Of a file that others than root may write, which could have made it with the build id of another, only
+// that file is meant. It returns when they are out and that is written down; where it cannot be written down it is in force for
 // as long as the agent runs.
 func (r *Registry) Deny(id target.Identity, why, evidence string) error {
 	r.mu.Lock()
-	b, denial := build{id: id.BuildID}, Denial{BuildID: id.BuildID, When: r.now().UTC().Truncate(time.Second)}
+	b := build{id: id.BuildID}
 	e := r.files[key{r.known(id, 0), 0}]
 	for k, other := range r.files {
 		if e == nil && k.id == id {
@@ -21,23 +22,28 @@ func (r *Registry) Deny(id target.Identity, why, evidence string) error {
 		}
 	}
 	if e != nil {
-		b, denial.Library, denial.Path = e.build, e.state.Library, e.state.Path
+		b = e.build
 	}
 	if b == (build{}) {
 		r.mu.Unlock()
 		return fmt.Errorf("deny file %d:%d: it is not attached, and has no build id", id.Dev, id.Ino)
 	}
+	denial := denialOf(b)
+	denial.When = r.now().UTC().Truncate(time.Second)
+	if e != nil {
+		denial.Library, denial.Path = e.state.Library, e.state.Path
+	}
 	denial.Why, denial.Evidence = target.OneLine(why), target.OneLine(evidence)
 	r.denied.deny(b, denial)
 	var out sync.WaitGroup
 	for _, e := range r.files {
-		if e.build == b {
+		if b.covers(e.build) {
 			r.bar(e, &out)
 		}
 	}
 	r.mu.Unlock()
 	out.Wait()
-	r.log.Error("a build is not probed any more", "library", denial.Library, "path", denial.Path, "build_id", b.id, "reason", denial.Why, "evidence", denial.Evidence)
+	r.log.Error("a build is not probed any more", "library", denial.Library, "path", denial.Path, "build", b.name(), "reason", denial.Why, "evidence", denial.Evidence)
 	r.learned.harmful(b)
 	if err := r.denied.keep(b, denial); err != nil {
 		return fmt.Errorf("keep that %s is denied: %w", denial.Path, err)

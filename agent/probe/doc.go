@@ -50,7 +50,9 @@
 // all. Each of those who suspend it takes back his own (Resume), and it is attached again when none is left.
 //
 // What did harm is denied by build id, in denied.json, which people may read and edit: what is taken off the list is
-// attached again within seconds. A list that cannot be read ends the start of the agent, for an empty one would let the
+// attached again within seconds. A file without one, or into which others than root may write, is denied by its inode: it
+// could have been made with the build id of the host's library. What is learned of such a file is of that file, too. An
+// inode is named by a device, which may have another number after a reboot: then such a file is probed once more. A list that cannot be read ends the start of the agent, for an empty one would let the
 // probes back in. A file that a process maps which must have no probe is attached to each other process alone (Alone).
 //
 // Who owns what: the Registry holds every link. A link that no Go value refers to is closed by the garbage collector,

@@ -289,7 +289,7 @@ func TestToACheaperPlaceUnderLoad(t *testing.T) {
 	}
 	t.Logf("%d requests seen at both ends; lost: %v", asked, lostOf(t, w.objects))
 	for _, s := range f.Sites {
-		if s.Inner != nil && r.learned.inner(buildOf(f), s.Inner) != agreed {
+		if s.Inner != nil && r.learned.inner(buildOf(f, ownerOf(f)), s.Inner) != agreed {
 			t.Errorf("%s: nothing was learned", s.Symbol)
 		}
 	}
@@ -297,7 +297,7 @@ func TestToACheaperPlaceUnderLoad(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0].Hits < uint64(8*asked) || list[0].Cost < time.Duration(8*asked)*time.Microsecond {
 		t.Errorf("%+v %v: want at least 8 hits for each of %d requests", list, err, asked)
 	}
-	eventually(t, "it to be written down", func() bool { return newLearned(dir, quiet()).survived(buildOf(f)) })
+	eventually(t, "it to be written down", func() bool { return newLearned(dir, quiet()).survived(buildOf(f, ownerOf(f))) })
 	// The next agent goes there at once, and in all processes.
 	later := registryOf(t, Config{Programs: w.objects, Counters: w.objects, DataDir: dir, Times: times})
 	closeAtEnd(t, later)
@@ -329,10 +329,10 @@ func TestInsideFromTheStart(t *testing.T) {
 	closeAtEnd(t, r)
 	for _, s := range f.Sites {
 		if s.Inner != nil {
-			r.learned.decide(buildOf(f), s.Inner, agreed)
+			r.learned.decide(buildOf(f, ownerOf(f)), s.Inner, agreed)
 		}
 	}
-	r.learned.harmless(buildOf(f))
+	r.learned.harmless(buildOf(f, ownerOf(f)))
 	p := w.talk(t, 0)
 	if !r.Use(p.process(), f) {
 		t.Fatalf("%+v", r.List())

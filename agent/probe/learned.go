@@ -29,22 +29,32 @@ const (
 // maxLearned bounds how many builds are remembered; those that were not seen for longest go.
 const maxLearned = 4096
 
-// build names one build of a library, wherever a copy of it lies: its build id, or the file where it has none.
+// build names one build of a library, wherever a copy of it lies: its build id. Where it has none, or others than root may
+// write into the file and so choose which it has, it names the file: what is learned of it must not be held against, or in
+// favour of, the library whose build id it may bear.
 type build struct {
-	id   string // "" = it has none
+	id   string // "" = the file
 	file target.Identity
 	stat target.Stamp
 }
 
-func buildOf(f target.File) build {
-	if f.ID.BuildID != "" {
+func buildOf(f target.File, o owner) build {
+	if f.ID.BuildID != "" && o.trusted {
 		return build{id: f.ID.BuildID}
 	}
 	return build{file: f.ID, stat: target.Stamp{Size: f.Stamp.Size, Modified: f.Stamp.Modified}}
 }
 
-// learned remembers what was learned of builds: that they survived being probed, and which inner places agree. What has no
-// build id is remembered for as long as the agent runs.
+// name is the build id, or DEVICE:INODE of the file.
+func (b build) name() string {
+	if b.id != "" {
+		return b.id
+	}
+	return fmt.Sprintf("%d:%d", b.file.Dev, b.file.Ino)
+}
+
+// learned remembers what was learned of builds: that they survived being probed, and which inner places agree. What is
+// known by its file is remembered for as long as the agent runs.
 type learned struct {
 	path string // "" = in memory only
 	log  *slog.Logger

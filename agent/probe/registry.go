@@ -124,13 +124,13 @@ func (r *Registry) Use(p target.Process, f target.File) bool {
 func (r *Registry) attach(e *entry, p target.Process, f target.File) bool {
 	for {
 		r.mu.Lock()
-		try := e.tries
+		try, build := e.tries, e.build
 		only := e.state.Only
 		if e.canary != nil {
 			only = e.canary.process.PID
 		}
 		r.mu.Unlock()
-		a, err := r.open(f, only)
+		a, err := r.open(f, build, only)
 		var lines []string
 		if err == nil {
 			lines = explain(a.file.Sites, a.judge(r))
@@ -192,13 +192,13 @@ func (r *Registry) enter(p target.Process, f target.File) (e *entry, isNew, atta
 	e, known := r.files[k]
 	if !known {
 		r.supersede(f.ID)
-		if why := r.admits(k, owner); why != "" {
+		if why := r.admits(k, owner.uid); why != "" {
 			r.refuse(k, why)
 			return nil, false, false
 		}
 		delete(r.refused, k)
 		e = &entry{
-			owner: owner, build: buildOf(f),
+			owner: owner.uid, build: buildOf(f, owner),
 			state: State{ID: f.ID, Only: f.Only, Library: f.Library, Path: f.Path, BuildID: f.ID.BuildID},
 			users: map[target.Process]struct{}{},
 		}
@@ -207,7 +207,7 @@ func (r *Registry) enter(p target.Process, f target.File) (e *entry, isNew, atta
 	e.users[p] = struct{}{}
 	if known && e.outdated(f) {
 		r.yield(e)
-		e.wait = 0 // what is there now was just described
+		e.wait, e.build = 0, buildOf(f, owner) // what is there now was just described
 	}
 	if r.denied.why(e.build) != "" {
 		if e.state.Phase != Denied {

@@ -28,26 +28,30 @@ const (
 	noRoomOwned = "its owner has 256 other files with probes, which is the limit for a user who is not root; let root own the library"
 )
 
-// ownerOf is the user who owns an open file; root where it is not known, as for a file that could not be opened: it fails,
-// and what failed makes room for others anyhow.
-func ownerOf(f target.File) (uid uint32) {
+// owner is whose an open file is.
+type owner struct {
+	uid     uint32
+	trusted bool // nobody but root may write into it
+}
+
+// ownerOf reads that. It is root where it is not known, as for a file that could not be opened: it fails, and what failed
+// makes room for others anyhow. The directory does not matter: who may put another file there owns that.
+func ownerOf(f target.File) owner {
+	root := owner{0, true}
 	if f.Handle == nil {
-		return 0
+		return root
 	}
 	var st unix.Stat_t
 	raw, err := f.Handle.SyscallConn()
 	if err != nil {
-		return 0
+		return root
 	}
-	err = raw.Control(func(fd uintptr) {
-		if unix.Fstat(int(fd), &st) == nil {
-			uid = st.Uid
-		}
-	})
-	if err != nil {
-		return 0
+	known := false
+	if err := raw.Control(func(fd uintptr) { known = unix.Fstat(int(fd), &st) == nil }); err != nil || !known {
+		return root
 	}
-	return uid
+	shared := st.Mode&unix.S_IWOTH != 0 || st.Mode&unix.S_IWGRP != 0 && st.Gid != 0
+	return owner{st.Uid, st.Uid == 0 && !shared}
 }
 
 // admits makes room for one more file, and says why there is none. The caller holds the lock.

@@ -126,8 +126,8 @@ func TestAPlaceThatTheKernelRefuses(t *testing.T) {
 	}
 	r := registryOf(t, Config{Programs: programs, Counters: k, Times: DefaultTimes()})
 	closeAtEnd(t, r)
-	r.learned.decide(buildOf(f), &bad, agreed)
-	r.learned.harmless(buildOf(f))
+	r.learned.decide(buildOf(f, ownerOf(f)), &bad, agreed)
+	r.learned.harmless(buildOf(f, ownerOf(f)))
 	if !r.Use(c.process(), f) {
 		t.Fatalf("%+v", r.List())
 	}
