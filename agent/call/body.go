@@ -115,6 +115,7 @@ type walk struct {
 	key     int32 // node of the member that comes next
 	records int   // depth of the outermost array, -1 before there is one
 	count   uint32
+	list    bool // the innermost open container is an array
 	begun   bool // the outermost array has been left: another one at its depth does not count
 }
 
@@ -125,7 +126,7 @@ func (w *walk) take(t token, raw []byte) bool {
 	case tokKey:
 		w.key = -1
 		if w.depth <= maxDepth && w.at[w.depth-1] >= 0 {
-			w.key = d.tree.child(w.at[w.depth-1], text(&d.buf, raw, maxValue))
+			w.key = d.tree.child(w.at[w.depth-1], d.text(raw))
 			return w.key >= 0
 		}
 		return false
@@ -134,6 +135,8 @@ func (w *walk) take(t token, raw []byte) bool {
 		if w.depth == w.records {
 			w.begun = true
 		}
+		open := d.scan.stack
+		w.list = len(open) > 0 && open[len(open)-1] == '['
 		return true
 	}
 	n := w.node()
@@ -156,10 +159,11 @@ func (w *walk) take(t token, raw []byte) bool {
 			whole = false
 		}
 		w.depth++
+		w.list = t == tokArray
 		return whole
 	case tokString:
 		if n >= 0 {
-			d.scalar(n, typeString, text(&d.buf, raw, maxValue), false)
+			d.scalar(n, typeString, d.text(raw), false)
 		}
 	case tokInteger:
 		if n >= 0 {
@@ -183,23 +187,18 @@ func (w *walk) take(t token, raw []byte) bool {
 
 // node is where the value that comes next belongs.
 func (w *walk) node() int32 {
-	if w.depth == 0 {
+	switch {
+	case w.depth == 0:
 		return 0
+	case !w.list:
+		return w.key
 	}
-	stack := w.d.scan.stack
 	parent := w.depth - 1
-	open := len(stack) - 1
-	if last := len(stack); last > 0 && w.depth < last {
-		open-- // the scanner has opened the value itself already
+	if parent == w.records && !w.begun {
+		w.count++
 	}
-	if stack[open] == '[' {
-		if parent == w.records && !w.begun {
-			w.count++
-		}
-		if parent >= maxDepth || w.at[parent] < 0 {
-			return -1
-		}
-		return w.d.tree.element(w.at[parent])
+	if parent >= maxDepth || w.at[parent] < 0 {
+		return -1
 	}
-	return w.key
+	return w.d.tree.element(w.at[parent])
 }

@@ -11,7 +11,25 @@ type scanner struct {
 	pos   int
 	state scanState
 	stack []byte // open containers, '{' or '['
+	// escaped: the string that was read last has a backslash.
+	escaped bool
 }
+
+// What a byte may mean inside a string.
+const (
+	ordinary = iota
+	quote
+	control
+	backslash
+)
+
+var special = func() (table [256]uint8) {
+	for c := range 0x20 {
+		table[c] = control
+	}
+	table['"'], table['\\'] = quote, backslash
+	return table
+}()
 
 type scanState uint8
 
@@ -88,6 +106,15 @@ func (s *scanner) next() (token, []byte) {
 }
 
 func (s *scanner) skipSpace() (byte, bool) {
+	if s.pos < len(s.data) {
+		if c := s.data[s.pos]; c > ' ' {
+			return c, true
+		}
+	}
+	return s.skipSpaces()
+}
+
+func (s *scanner) skipSpaces() (byte, bool) {
 	for s.pos < len(s.data) {
 		c := s.data[s.pos]
 		if c != ' ' && c != '\n' && c != '\t' && c != '\r' {
@@ -184,14 +211,17 @@ func (s *scanner) literal(word string, t token) (token, []byte) {
 // str reads a string at the opening quote; the text between the quotes is returned as it stands.
 func (s *scanner) str() ([]byte, token) {
 	begin := s.pos + 1
+	s.escaped = false
 	for i := begin; i < len(s.data); i++ {
-		switch c := s.data[i]; {
-		case c == '"':
+		switch special[s.data[i]] {
+		case ordinary:
+		case quote:
 			s.pos = i + 1
 			return s.data[begin:i], tokString
-		case c < 0x20:
+		case control:
 			return nil, tokInvalid
-		case c == '\\':
+		case backslash:
+			s.escaped = true
 			i++
 			if i == len(s.data) {
 				return nil, tokTruncated

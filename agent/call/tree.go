@@ -63,6 +63,11 @@ func (t *tree) reset(root string) {
 // been masked here. Past maxNames distinct names, and past maxFields fields, names fold to "*".
 func (t *tree) child(at int32, name []byte) int32 {
 	p := &t.nodes[at]
+	// Records repeat their names in the same order: mostly it is the next one.
+	if n := p.hint; n >= 0 && t.nodes[n].name == string(name) && t.nodes[n].name != element {
+		p.hint = t.nodes[n].next
+		return n
+	}
 	if n := t.find(p, string(name)); n >= 0 && t.nodes[n].name != element {
 		return n
 	}
@@ -89,6 +94,9 @@ func (t *tree) mask(name []byte) string {
 
 // element returns the node of what the array at holds.
 func (t *tree) element(at int32) int32 {
+	if n := t.nodes[at].first; n >= 0 && t.nodes[n].name == element {
+		return n
+	}
 	if n := t.find(&t.nodes[at], element); n >= 0 {
 		return n
 	}

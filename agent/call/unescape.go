@@ -1,7 +1,6 @@
 package call
 
 import (
-	"bytes"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -51,11 +50,11 @@ func unit(b []byte) rune {
 	return hexDigit(b[0])<<12 | hexDigit(b[1])<<8 | hexDigit(b[2])<<4 | hexDigit(b[3])
 }
 
-// text is the string that raw stands for; scratch is used where there are escapes.
-func text(scratch *[]byte, raw []byte, limit int) []byte {
-	if bytes.IndexByte(raw, '\\') < 0 {
+// text is the string that raw, the last that was scanned, stands for.
+func (d *Describer) text(raw []byte) []byte {
+	if !d.scan.escaped {
 		return raw
 	}
-	*scratch = unescape((*scratch)[:0], raw, limit)
-	return *scratch
+	d.buf = unescape(d.buf[:0], raw, maxValue)
+	return d.buf
 }
