@@ -47,7 +47,7 @@ func urgency(p *v1.Probe) int {
 		return 0
 	case p.State == string(probe.Suspended):
 		return 1
-	case p.Reason != "" && p.State != string(probe.Canary):
+	case p.Reason != "" && p.State != string(probe.Canary) && p.State != string(probe.Attached):
 		return 2
 	}
 	return 3

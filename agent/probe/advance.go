@@ -46,7 +46,10 @@ func (r *Registry) advance() {
 	now := r.now()
 	for _, e := range r.files {
 		a := e.at
-		if a == nil || e.stepping || !e.hasStep(a, now, r.times) {
+		if a != nil {
+			r.listen(e)
+		}
+		if a == nil || e.stepping || !e.hasStep(a, now) && (e.survived || !r.isHarmless(e)) {
 			continue
 		}
 		e.stepping = true
@@ -59,8 +62,8 @@ func (r *Registry) advance() {
 }
 
 // hasStep reports whether something about a file is undecided or due.
-func (e *entry) hasStep(a *attachment, now time.Time, times Times) bool {
-	if e.canary != nil || len(a.undecided()) > 0 || e.lasts() && !e.survived && now.Sub(e.since) >= times.Survive {
+func (e *entry) hasStep(a *attachment, now time.Time) bool {
+	if e.canary != nil || len(a.undecided()) > 0 {
 		return true
 	}
 	for _, p := range a.parts {
@@ -91,8 +94,8 @@ func (r *Registry) step(e *entry, a *attachment) {
 	r.survive(e, a)
 }
 
-// counts reports whether somebody waits for hits to be read: a canary, or slots to be freed. What has to survive can wait
-// for a second.
+// counts reports whether somebody waits for hits to be read: a canary, or slots to be freed. Who waits for his first hit, or
+// has to survive, can wait for a second.
 func (r *Registry) counts() bool {
 	if r.slots == nil {
 		return false
@@ -105,7 +108,7 @@ func (r *Registry) counts() bool {
 	now := r.now()
 	late := now.Sub(r.counted) >= r.times.Sweep
 	for _, e := range r.files {
-		if e.canary != nil || late && e.at != nil && e.lasts() && !e.survived && now.Sub(e.since) >= r.times.Survive {
+		if e.canary != nil || late && e.at != nil && e.lasts() && !e.survived {
 			r.counted = now
 			return true
 		}

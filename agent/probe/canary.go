@@ -23,14 +23,20 @@ type canary struct {
 	process target.Process
 	since   time.Time // when it was attached
 	base    uint64    // hits of the file before that
+	first   time.Time // when the first hit after that was seen; zero = there was none
 	gone    bool
 }
+
+// unheard says why an attached build is not known to be harmless.
+const unheard = "no call of it was seen so far: that it bears probes is not shown yet"
 
 // begin says that a file is about to be attached on behalf of a process, and returns in which process that is to be: 0 =
 // in all. A file that nobody has mapped has nobody to begin with; who comes first is seen from his first call. The
 // caller holds the lock.
 func (r *Registry) begin(e *entry, p target.Process) (only uint32) {
 	e.state.Phase, e.state.Reason, e.tried, e.canary = Attaching, "", r.now(), nil
+	e.base, _ = r.slots.figures(e.state.ID)
+	e.heard = time.Time{}
 	if e.state.Only != 0 {
 		return e.state.Only
 	}
@@ -71,7 +77,9 @@ func (r *Registry) startCanary(e *entry) {
 }
 
 // endCanary decides about a canary: it goes on in all processes once it was watched for long enough or has ended, or in
-// the next one that maps the file.
+// the next one that maps the file. What crashes of probes does so when they are hit, so that a canary is watched from its
+// first hit. One that makes no call shows nothing, and all others follow nevertheless, since their calls are not seen
+// meanwhile; that nothing is shown stays with the file (unheard).
 func (r *Registry) endCanary(e *entry, a *attachment) {
 	r.mu.Lock()
 	c := e.canary
@@ -79,9 +87,13 @@ func (r *Registry) endCanary(e *entry, a *attachment) {
 		r.mu.Unlock()
 		return
 	}
-	watched := r.now().Sub(c.since)
+	now := r.now()
 	hits, _ := r.slots.figures(e.state.ID)
-	enough := watched >= r.times.Canary || watched >= canaryLeast && hits-c.base >= canaryHits
+	if hits > c.base && c.first.IsZero() {
+		c.first = now
+	}
+	over := now.Sub(c.since) >= r.times.Canary
+	enough := over && c.first.IsZero() || !c.first.IsZero() && now.Sub(c.first) >= canaryLeast && (over || hits-c.base >= canaryHits)
 	next := target.Process{}
 	if c.gone && !enough {
 		next = e.another(c.process)
@@ -116,6 +128,7 @@ func isGone(err error) bool { return errors.Is(err, unix.ESRCH) || errors.Is(err
 func (r *Registry) inForce(e *entry) {
 	e.canary, e.since = nil, r.now()
 	e.state.Phase, e.state.Reason = Attached, ""
+	r.listen(e)
 	if len(e.users) == 0 {
 		e.state.Phase, e.idle = Draining, r.now()
 	}
@@ -135,11 +148,39 @@ func (r *Registry) endAlone(p target.Process, id target.Identity) {
 	}
 }
 
+// listen notes the first hit of a file, from which on it is watched until it counts as harmless. Where nobody counts hits,
+// that is when it was attached. The caller holds the lock.
+func (r *Registry) listen(e *entry) {
+	switch hits, _ := r.slots.figures(e.state.ID); {
+	case !e.lasts() || !e.heard.IsZero():
+	case !r.hears():
+		e.heard = e.since
+	case hits > e.base:
+		e.heard = r.now()
+	}
+}
+
+// hears reports whether hits are counted by file.
+func (r *Registry) hears() bool { return r.slots != nil && !r.placer.cookieless.Load() }
+
+// isHarmless reports whether a file was watched for long enough since its first hit. The caller holds the lock.
+func (r *Registry) isHarmless(e *entry) bool {
+	if !e.lasts() || e.heard.IsZero() || r.now().Sub(e.heard) < r.times.Survive {
+		return false
+	}
+	hits, _ := r.slots.figures(e.state.ID)
+	return !r.hears() || hits-e.base >= canaryHits
+}
+
+// isUnheard reports whether an attached file is in use, and nothing is known of how its build bears probes.
+func (r *Registry) isUnheard(e *entry) bool {
+	return e.lasts() && e.heard.IsZero() && !r.learned.survived(e.build)
+}
+
 // survive remembers of a build that it did no harm.
 func (r *Registry) survive(e *entry, a *attachment) {
 	r.mu.Lock()
-	hits, _ := r.slots.figures(e.state.ID)
-	due := e.at == a && e.lasts() && !e.survived && r.now().Sub(e.since) >= r.times.Survive && (r.slots == nil || hits >= canaryHits)
+	due := e.at == a && !e.survived && r.isHarmless(e)
 	if due {
 		e.survived = true
 	}

@@ -82,6 +82,63 @@ func TestCanaryIsOverAfterEnoughHits(t *testing.T) {
 	eventually(t, "the end", func() bool { return phase(t, r) == Attached })
 }
 
+// A canary that makes no call shows nothing: the others follow, and until there is a call that is told, and nothing counts
+// as survived. It is watched from its first hit on.
+func TestACanaryWithoutACall(t *testing.T) {
+	programs, k, dir := newCounting(t, true), &kernel{}, t.TempDir()
+	path := library(t, t.TempDir())
+	c := newCaller(t, path)
+	r := careful(t, programs, k, dir, 100*time.Millisecond)
+	f := described(t, path)
+	r.Use(c.process(), f)
+	eventually(t, "all", func() bool { return phase(t, r) == Attached })
+	time.Sleep(400 * time.Millisecond) // eight times what it takes to survive
+	if s := one(t, r); s.Reason != unheard || r.learned.survived(buildOf(f, ownerOf(f))) {
+		t.Fatalf("%+v", s)
+	}
+	if _, attached, _ := r.State(f.ID, c.process().PID); !attached {
+		t.Error("it is said to be unseen")
+	}
+	slot := r.slots.take(Placed{ID: f.ID, Program: freed, Class: classOf(f, "SSL_free")})
+	k.hit(slot, 1)
+	eventually(t, "the first call", func() bool { return one(t, r).Reason == "" })
+	k.hit(slot, canaryHits)
+	eventually(t, "it to survive", func() bool { return newLearned(dir, quiet()).survived(buildOf(f, ownerOf(f))) })
+	// Another copy is known, and needs no call.
+	other := library(t, t.TempDir())
+	g := described(t, other)
+	d := newCaller(t, other)
+	if !r.Use(d.process(), g) {
+		t.Fatalf("%+v", r.List())
+	}
+	for _, s := range r.List() {
+		if s.Phase != Attached || s.Reason != "" {
+			t.Errorf("%+v", s)
+		}
+	}
+}
+
+// The window of a canary begins with its first hit: one in its last moment does not end it at once.
+func TestACanaryIsWatchedFromItsFirstHit(t *testing.T) {
+	programs, k := newCounting(t, true), &kernel{}
+	path := library(t, t.TempDir())
+	c := newCaller(t, path)
+	r := careful(t, programs, k, "", time.Second)
+	f := described(t, path)
+	r.Use(c.process(), f)
+	slot := r.slots.take(Placed{ID: f.ID, Program: freed, Class: classOf(f, "SSL_free")})
+	r.mu.Lock()
+	e := r.files[key{f.ID, 0}]
+	k.hit(slot, 1)
+	e.canary.since = e.canary.since.Add(-time.Hour) // its time is long over
+	r.mu.Unlock()
+	hit := time.Now()
+	eventually(t, "all", func() bool { return phase(t, r) == Attached })
+	if waited := time.Since(hit); waited < canaryLeast {
+		t.Errorf("watched for %v after the first hit", waited)
+	}
+}
+
 func classOf(f target.File, symbol string) target.Class {
 	for _, s := range f.Sites {
 		if s.Symbol == symbol {

@@ -28,11 +28,13 @@
 // The exit of a C function is a return probe. The exits of a Go function are probes on its return instructions, since
 // Go's runtime does not find its way over the replaced return address of a return probe.
 //
-// A build that is new on this host is probed in one process first, for a second, or until it had 16 hits. If the process
-// ends meanwhile the next one is tried; where nobody maps the file it is attached for all, and whoever comes is seen from
-// his first call. What was attached for all for 10 s without blame is remembered in probes.json, by build id. The others
-// who map a new build are not seen for that second, and State says so. Before Linux 6.10 (and the stable kernels that
-// have its fix) uprobe_multi takes one thread for one process: of a canary only the first thread is seen there.
+// A build that is new on this host is probed in one process first, for a second, or until it had 16 hits, but for 0.2 s
+// after the first of them. If the process ends meanwhile the next one is tried; where nobody maps the file it is attached
+// for all, and whoever comes is seen from his first call. A canary that makes no call in its second shows nothing: all others
+// follow, and State says that it is not shown yet. What had 16 hits and no blame for 10 s after its first is remembered in
+// probes.json, by build id. The others who map a new build are not seen while there is a canary, and State says so. Before
+// Linux 6.10 (and the stable kernels that have its fix) uprobe_multi takes one thread for one process: of a canary only the
+// first thread is seen there.
 //
 // A function may have a cheaper place inside (target.Site.Inner). It is taken in steps that lose nothing and double
 // nothing, since the programs make one call of what is seen at both:

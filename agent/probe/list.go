@@ -23,6 +23,9 @@ func (r *Registry) List() []State {
 		if e.at == nil {
 			s.Sites = nil
 		}
+		if s.Processes > 0 && r.isUnheard(e) {
+			s.Reason = unheard
+		}
 		list = append(list, s)
 	}
 	slices.SortFunc(list, func(a, b State) int {

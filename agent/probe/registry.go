@@ -75,6 +75,8 @@ type entry struct {
 
 	canary   *canary   // the process that it is probed in first; nil = none, or it is over
 	since    time.Time // when the probes were in wherever they belong
+	base     uint64    // hits before these probes
+	heard    time.Time // when the first one after that was seen; zero = there was none
 	survived bool      // since then it did no harm for long enough
 	stepping bool      // a step is under way
 	written  bool      // it failed because of a writer

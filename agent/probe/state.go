@@ -24,14 +24,16 @@ const (
 
 // State is one file, for health reports.
 type State struct {
-	ID        target.Identity
-	Only      uint32 // the one process that is probed; 0 = every process that maps the file
-	Library   string
-	Path      string
-	BuildID   string
-	Phase     Phase
-	Reason    string // why it is not attached, or not everywhere, and what to do; "" otherwise
-	Processes int    // that map it now
+	ID      target.Identity
+	Only    uint32 // the one process that is probed; 0 = every process that maps the file
+	Library string
+	Path    string
+	BuildID string
+	Phase   Phase
+	// Reason is why it is not attached, or not everywhere, and what to do. Of a file that is attached it says that no call
+	// has shown yet how its build bears probes. "" otherwise.
+	Reason    string
+	Processes int // that map it now
 	// Sites says where its probes lie: "SSL_read: entry, single_step".
 	Sites []string
 	// Hits and Cost are of the file since the agent began, over all its attachments; where several rows are of one file,
@@ -51,7 +53,7 @@ type Times struct {
 	Sweep   time.Duration // between two looks at what is over, and at what was written
 	Check   time.Duration // between two looks at what is undecided: canaries and inner places
 	Canary  time.Duration // that a new build is probed in one process only, at most; 0 = it is not
-	Survive time.Duration // from then until it counts as harmless
+	Survive time.Duration // from its first hit until it counts as harmless
 	Exits   time.Duration // that return probes stay where entry probes went, for the calls that were inside
 }
 

@@ -85,7 +85,7 @@ func byUrgency(probes []*v1.Probe) {
 			return 0
 		case p.State == "suspended":
 			return 1
-		case p.Reason != "" && p.State != "canary":
+		case p.Reason != "" && p.State != "canary" && p.State != "attached":
 			return 2
 		}
 		return 3
