@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"strings"
 
@@ -66,7 +67,7 @@ func newExporter(from sources) *exporter {
 		nodeRefused: family(counter, "agent_refused_total", "Calls of the agent that were refused.", "node"),
 		seen:        family(counter, "agent_seen_total", "What a stage of the agent counted as seen.", "node", "stage", "name"),
 		lost:        family(counter, "agent_lost_total", "What a stage of the agent lost, by reason.", "node", "stage", "reason"),
-		probes:      family(gauge, "agent_probes", "Files with probes, by state.", "node", "state"),
+		probes:      family(gauge, "agent_probes", "Files with probes, by state; \"omitted\" are those that the agent's report had no room for.", "node", "state"),
 		rung:        family(gauge, "agent_rung_info", "Rung in use on each ladder of hooks.", "node", "ladder", "rung"),
 		omitted:     family(gauge, "metrics_omitted", "Series left out to keep this page bounded."),
 		delivered:   family(counter, "sink_delivered_total", "Findings that the sink took.", "sink"),
@@ -152,6 +153,9 @@ func (e *exporter) agent(page *page, a *v1.Agent) {
 	states := map[string]int{}
 	for _, p := range h.GetProbes() {
 		states[p.GetState()]++
+	}
+	if n := h.GetOmitted()["probes"]; n > 0 {
+		states["omitted"] += int(min(n, math.MaxInt32))
 	}
 	for state, n := range states {
 		page.add(e.probes, float64(n), node, state)

@@ -28,13 +28,15 @@ func governorStages() []string {
 
 // costMetrics say what agents cost, what they do about it, and which cgroups pay.
 type costMetrics struct {
-	stage, cpu, cpuBudget, probeCores, probeBudget, hits, cost, lost, gate metric
+	stage, exceeded, denied, cpu, cpuBudget, probeCores, probeBudget, hits, cost, lost, gate metric
 }
 
 func newCostMetrics() costMetrics {
 	const counter, gauge = prometheus.CounterValue, prometheus.GaugeValue
 	return costMetrics{
 		stage:       family(gauge, "agent_governor_stage", "How much the agent leaves out: 0 full, 1 no_bodies, 2 no_responses, 3 sampled, 4 detached.", "node"),
+		exceeded:    family(gauge, "agent_over_budget", "1 while a budget is exceeded although nothing is left to leave out, else 0.", "node"),
+		denied:      family(gauge, "agent_denied_builds", "Builds that are not probed any more because programs crashed of it.", "node"),
 		cpu:         family(gauge, "agent_cpu_cores", "Cores that the agent's own threads use, over ten seconds.", "node"),
 		cpuBudget:   family(gauge, "agent_cpu_budget_cores", "Cores that they may use; 0 = no limit.", "node"),
 		probeCores:  family(gauge, "agent_probe_cores", "Cores that probes cost the watched programs, over ten seconds: an estimate.", "node"),
@@ -64,6 +66,12 @@ func (m *costMetrics) collect(page *page, node string, h *v1.Health) {
 		if stage := slices.Index(governorStages(), g.GetStage()); stage >= 0 {
 			page.add(m.stage, float64(stage), node)
 		}
+		over := 0.0
+		if g.GetExceeded() != "" {
+			over = 1
+		}
+		page.add(m.exceeded, over, node)
+		page.add(m.denied, float64(len(h.GetDenials()))+float64(h.GetOmitted()["denials"]), node)
 		page.add(m.cpu, g.GetAgentCores(), node)
 		page.add(m.cpuBudget, g.GetAgentBudgetCores(), node)
 		page.add(m.probeCores, g.GetProbeCores(), node)

@@ -17,14 +17,16 @@ func TestMetricsOfCost(t *testing.T) {
 		return &v1.Probe{Library: "OpenSSL", BuildId: build, Hits: hits, Cost: durationpb.New(cost)}
 	}
 	got := series(t, &v1.Agent{Node: "n1", Health: &v1.Health{
-		Governor: &v1.Governor{Stage: "no_responses", AgentCores: 1.5, AgentBudgetCores: 1, ProbeCores: 0.25, ProbeBudgetCores: 2},
-		Gates:    []*v1.Gate{{Name: "preempt", State: "passed"}, {Name: "uretprobe_seccomp", State: "refused"}},
-		Probes:   []*v1.Probe{probe("b1", 10, time.Second), probe("b1", 5, time.Second/2), probe("b2", 7, 0), probe("b3", 0, 0)},
+		Governor: &v1.Governor{Stage: "no_responses", AgentCores: 1.5, AgentBudgetCores: 1, ProbeCores: 0.25, ProbeBudgetCores: 2, Exceeded: "nothing is left"},
+		Denials:  []*v1.Denial{{BuildId: "a"}}, Omitted: map[string]uint64{"probes": 7, "denials": 2},
+		Gates:  []*v1.Gate{{Name: "preempt", State: "passed"}, {Name: "uretprobe_seccomp", State: "refused"}},
+		Probes: []*v1.Probe{probe("b1", 10, time.Second), probe("b1", 5, time.Second/2), probe("b2", 7, 0), probe("b3", 0, 0)},
 		CgroupLosses: []*v1.CgroupLoss{{Cgroup: "/a", Reason: "pressure", Heads: 3, Calls: 9}, {Cgroup: "/a", Reason: "sampled", Heads: 4},
 			{Cgroup: "/b", Reason: "pressure", Heads: 5}},
 	}})
 	// Labels come in the order of their names.
 	for name, want := range map[string]float64{
+		"spile_agent_over_budget{n1}": 1, "spile_agent_denied_builds{n1}": 3, "spile_agent_probes{n1,omitted}": 7,
 		"spile_agent_governor_stage{n1}": 2, "spile_agent_cpu_cores{n1}": 1.5, "spile_agent_cpu_budget_cores{n1}": 1,
 		"spile_agent_probe_cores{n1}": 0.25, "spile_agent_probe_budget_cores{n1}": 2,
 		"spile_agent_gate{preempt,n1}": 1, "spile_agent_gate{uretprobe_seccomp,n1}": 0,

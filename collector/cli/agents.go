@@ -55,7 +55,7 @@ func printAgents(w World, items []*v1.Agent) error {
 		h := a.GetHealth()
 		sum := totals(h)
 		if err := t.Add(cell{a.GetNode(), bold}, state, text(ago(now, a.GetLastSeen())), text(number(a.GetCalls())), text(number(a.GetRefused())),
-			lostCell(h), skewCell(a.GetSkewSeconds()), text(fmt.Sprintf("%d/%d", attached(h), len(h.GetProbes()))),
+			lostCell(h), skewCell(a.GetSkewSeconds()), text(probesShort(h)),
 			shareCell(sum.share()), countCell(uncovered(h)), text(orDash(h.GetVersion())), text(orDash(h.GetKernel()))); err != nil {
 			return err
 		}
@@ -64,6 +64,15 @@ func printAgents(w World, items []*v1.Agent) error {
 		return err
 	}
 	return printTrouble(w, items)
+}
+
+// probesShort is how many files are attached of those that the report had room for, and how many more there are.
+func probesShort(h *v1.Health) string {
+	text := fmt.Sprintf("%d/%d", attached(h), len(h.GetProbes()))
+	if n := h.GetOmitted()["probes"]; n > 0 {
+		text += fmt.Sprintf("+%d", n)
+	}
+	return text
 }
 
 // uncovered counts the processes of which something is not seen.

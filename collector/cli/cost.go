@@ -49,18 +49,32 @@ func degraded(now time.Time, g *v1.Governor) string {
 	if since := g.GetSince(); since != nil {
 		text += " since " + short(max(0, now.Sub(since.AsTime())))
 	}
-	return join(": ", text, g.GetReason())
+	return join(": ", text, strings.TrimPrefix(strings.TrimPrefix(g.GetReason(), exceeded(g)), "; "))
+}
+
+// exceeded says why an agent is over a budget although it has nothing left to leave out; "" = it is not.
+func exceeded(g *v1.Governor) string {
+	if g.GetExceeded() == "" && g.GetStage() == "full" {
+		return g.GetReason() // an older agent
+	}
+	return g.GetExceeded()
 }
 
 // probesText counts files by what became of them.
 func probesText(h *v1.Health) string {
 	text := fmt.Sprintf("%d of %d attached", attached(h), len(h.GetProbes()))
+	if n := h.GetOmitted()["probes"]; n > 0 {
+		text += fmt.Sprintf(", +%d more", n)
+	}
 	for _, state := range []string{"canary", "suspended", "denied"} {
 		n := 0
 		for _, p := range h.GetProbes() {
 			if p.GetState() == state {
 				n++
 			}
+		}
+		if state == "denied" {
+			n = deniedBuilds(h)
 		}
 		if n > 0 {
 			text += fmt.Sprintf(", %d %s", n, state)
@@ -150,6 +164,19 @@ func tellCost(now time.Time, h *v1.Health, tell func(key, text string) error) er
 	g := h.GetGovernor()
 	if text := degraded(now, g); text != "" {
 		if err := tell(fmt.Sprint(g.GetStage(), g.GetSince().AsTime().UnixNano()), "less is taken in: "+text); err != nil {
+			return err
+		}
+	}
+	if why := exceeded(g); why != "" {
+		// Its figures change; what it is about does not.
+		kind, _, _ := strings.Cut(why, " ")
+		if err := tell("exceeded "+kind+g.GetStage(), "over budget: "+why); err != nil {
+			return err
+		}
+	}
+	for _, d := range h.GetDenials() {
+		if err := tell("denied "+d.GetBuildId(), "denied: "+cmp.Or(d.GetPath(), "a file that was gone")+" (build id "+orNone(d.GetBuildId())+") is not probed any more: "+
+			whyDenied(d)); err != nil {
 			return err
 		}
 	}

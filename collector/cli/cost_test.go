@@ -109,3 +109,29 @@ func TestTheLiveViewTellsOnce(t *testing.T) {
 		t.Errorf("told %d times:\n%s", n, out.String())
 	}
 }
+
+// TestStatusSaysThatABudgetIsExceededInVain: at the last stage, and where leaving out would not help.
+func TestStatusSaysThatABudgetIsExceededInVain(t *testing.T) {
+	const stuck = "the agent used 3.00 cores over 10 s, its budget is 1.00 (--cpu-budget), and there is nothing left to leave out"
+	got := statusOf(t, &v1.Health{Governor: &v1.Governor{Stage: "sampled", Reason: stuck + "; one connection in 64 is kept", Exceeded: stuck}})
+	if !strings.Contains(got, "over budget "+stuck+"\n") || !strings.Contains(got, "degraded sampled (not every connection is read): one connection in 64 is kept\n") {
+		t.Errorf("%s", got)
+	}
+	if got := statusOf(t, &v1.Health{Governor: &v1.Governor{Stage: "full", Reason: "of an older agent"}}); !strings.Contains(got, "over budget of an older agent") {
+		t.Errorf("%s", got)
+	}
+	if got := statusOf(t, &v1.Health{Governor: &v1.Governor{Stage: "sampled", Reason: "the agent used 2 cores"}}); strings.Contains(got, "over budget") {
+		t.Errorf("%s", got)
+	}
+	var out strings.Builder
+	l := &live{world: World{Stdout: &out, Now: func() time.Time { return noon }}, told: map[string]bool{}}
+	for i := range 3 {
+		h := &v1.Health{Rungs: map[string]string{"socket": "tp_btf"}, Governor: &v1.Governor{Stage: "sampled", Exceeded: fmt.Sprintf("the agent used %d cores", 3+i)}}
+		if err := l.agent(&v1.Agent{Node: "n1", Connected: true, Health: h}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if strings.Count(out.String(), "over budget: the agent used 3 cores") != 1 || strings.Count(out.String(), "over budget") != 1 {
+		t.Errorf("the live view: %s", out.String())
+	}
+}

@@ -22,6 +22,8 @@ const (
 	// gapPatience is how long something must be missing before it is told: longer than an agent takes from one report to the
 	// next, in which it looks at a new process and attaches to a new file.
 	gapPatience = 6 * time.Second
+	// runAway stands for no run.
+	runAway = "away"
 )
 
 // live prints what the collector in the data directory sees, as it happens: what is watched, what is not covered and why,
@@ -31,6 +33,8 @@ type live struct {
 	calls *callTable
 	// told are the things that are said once.
 	told map[string]bool
+	// runs are what was said last of each node: what its agent watches, or that it is away.
+	runs map[string]string
 	// gaps are what each node's newest report says is missing, since when.
 	gaps    map[string]map[string]time.Time
 	second  time.Time
@@ -196,14 +200,17 @@ func (l *live) finding(f *v1.Finding) error {
 		f.GetService(), f.GetMethod(), f.GetRoute())
 }
 
-// agent tells, once each, what is watched and with which hooks, and what is not covered and why.
+// agent tells, once each, what is watched and with which hooks, what it does about its cost, and what is not covered and why.
 func (l *live) agent(a *v1.Agent) error {
 	h := a.GetHealth()
+	if err := l.run(a); err != nil {
+		return err
+	}
 	// Before it watches, an agent has no hooks to name.
 	if len(h.GetRungs()) == 0 {
 		return nil
 	}
-	lines := []string{"watching " + targets(h) + " on " + a.GetNode() + " (hooks: " + rungs(h) + ")"}
+	var lines []string
 	for _, p := range h.GetProbes() {
 		if p.GetReason() != "" && p.GetState() != "canary" {
 			lines = append(lines, "not seen: "+p.GetLibrary()+" "+p.GetPath()+": "+p.GetReason())
@@ -226,6 +233,31 @@ func (l *live) agent(a *v1.Agent) error {
 		return err
 	}
 	return l.missing(a)
+}
+
+// run tells what an agent watches, again for each of its runs, and when it watches no more: a line that was true of an earlier
+// run is not taken for one of this.
+func (l *live) run(a *v1.Agent) error {
+	h, now, text := a.GetHealth(), "", ""
+	switch said := l.runs[a.GetNode()]; {
+	case a.GetConnected() && len(h.GetRungs()) == 0:
+		return nil
+	case a.GetConnected():
+		text = "watching " + targets(h) + " on " + a.GetNode() + " (hooks: " + rungs(h) + ")"
+		now = fmt.Sprint(h.GetEpoch(), " ", text)
+	case said == "" || said == runAway:
+		return nil
+	default:
+		text, now = "nothing is watched on "+a.GetNode()+": its agent is away", runAway
+	}
+	if l.runs[a.GetNode()] == now {
+		return nil
+	}
+	if l.runs == nil || len(l.runs) >= maxTold {
+		l.runs = map[string]string{}
+	}
+	l.runs[a.GetNode()] = now
+	return l.note(faint, "%s", text)
 }
 
 // missing tells, once each, what has been missing for a while.

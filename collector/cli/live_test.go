@@ -61,8 +61,8 @@ func TestLiveTellsEachThingOnce(t *testing.T) {
 			reason = "not looked at yet" // No line: it was not so for long.
 		}
 		for _, e := range []any{
-			&v1.Agent{Node: "n"}, // connected, no report yet
-			&v1.Agent{Node: "n", Health: &v1.Health{Rungs: map[string]string{"socket": "tp_btf"}, Probes: []*v1.Probe{{Library: "gnutls", Path: "/l", State: "failed", Reason: "not supported"}},
+			&v1.Agent{Node: "n", Connected: true}, // connected, no report yet
+			&v1.Agent{Node: "n", Connected: true, Health: &v1.Health{Rungs: map[string]string{"socket": "tp_btf"}, Probes: []*v1.Probe{{Library: "gnutls", Path: "/l", State: "failed", Reason: "not supported"}},
 				Coverage: []*v1.Coverage{{Pid: 7, Process: "node\x1b", Reason: reason, TlsBytes: uint64(i)}}}},
 			&v1.Finding{Id: "f:1", Rule: "r", Severity: "low", State: "open", Count: uint64(i)},
 		} {
@@ -84,5 +84,30 @@ func TestLiveTellsEachThingOnce(t *testing.T) {
 		if !strings.HasPrefix(got[i], want[i]) {
 			t.Errorf("line %d: %q, want %q", i, got[i], want[i])
 		}
+	}
+}
+
+// TestLiveTellsOfEachRun: what an earlier run of an agent watched is no news of the one that runs now.
+func TestLiveTellsOfEachRun(t *testing.T) {
+	var out strings.Builder
+	l := &live{world: World{Stdout: &out, Now: func() time.Time { return noon }}, told: map[string]bool{}}
+	show := func(connected bool, epoch uint64, rungs map[string]string) {
+		t.Helper()
+		for range 2 {
+			if err := l.show(&v1.Agent{Node: "n", Connected: connected, Health: &v1.Health{Epoch: epoch, Rungs: rungs}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	hooks := map[string]string{"socket": "tp_btf"}
+	show(false, 0, nil) // an agent that never came
+	show(true, 1, nil)
+	show(true, 1, hooks)
+	show(false, 1, hooks)
+	show(true, 2, nil) // its next run is not there yet
+	show(true, 2, hooks)
+	const watching, away = "# watching everything on n (hooks: socket=tp_btf)\n", "# nothing is watched on n: its agent is away\n"
+	if want := watching + away + watching; out.String() != want {
+		t.Errorf("%q, want %q", out.String(), want)
 	}
 }

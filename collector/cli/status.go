@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -54,10 +53,8 @@ func statusVerb(w World) *cobra.Command {
 
 func printStatus(w World, name string, st *v1.GetStatusResponse, agents []*v1.Agent) error {
 	now := w.Now()
-	t := tabwriter.NewWriter(w.Stdout, 0, 0, 2, ' ', 0)
-	row := func(key, format string, args ...any) {
-		fmt.Fprintf(t, "%s\t%s\n", Clean(key), Clean(fmt.Sprintf(format, args...)))
-	}
+	var l lines
+	row := func(key, format string, args ...any) { l.add(key, fmt.Sprintf(format, args...)) }
 	connected := uint64(0)
 	for _, a := range agents {
 		if a.GetConnected() {
@@ -85,7 +82,16 @@ func printStatus(w World, name string, st *v1.GetStatusResponse, agents []*v1.Ag
 		row("", "")
 		row("agent "+a.GetNode(), "%s, last seen %s, %s, clock %+.1fs%s", state, ago(now, a.GetLastSeen()),
 			plural(a.GetCalls(), "call"), a.GetSkewSeconds(), skewNote(a.GetSkewSeconds()))
-		row("  watching", "%s", targets(h))
+		if text := watching(a); text != "" {
+			row("  watching", "%s", text)
+			if h == nil {
+				continue
+			}
+		} else if a.GetConnected() {
+			row("  watching", "%s", targets(h))
+		} else {
+			row("  watched", "%s", targets(h))
+		}
 		row("  hooks", "%s", rungs(h))
 		row("  probes", "%s", probesText(h))
 		if text := unleased(h); text != "" {
@@ -93,6 +99,9 @@ func printStatus(w World, name string, st *v1.GetStatusResponse, agents []*v1.Ag
 		}
 		if text := costText(h.GetGovernor()); text != "" {
 			row("  cost", "%s", text)
+		}
+		if text := exceeded(h.GetGovernor()); text != "" {
+			row("  over budget", "%s", text)
 		}
 		if text := degraded(now, h.GetGovernor()); text != "" {
 			row("  degraded", "%s", text)
@@ -104,14 +113,31 @@ func printStatus(w World, name string, st *v1.GetStatusResponse, agents []*v1.Ag
 			row("  gate", "%s %s: %s", g.GetName(), g.GetState(), g.GetDetail())
 		}
 		row("  coverage", "%s", coverageText(h))
+		if text := omittedText(h); text != "" {
+			row("  left out", "%s", text)
+		}
 		for _, line := range stages(slices.DeleteFunc(slices.Clone(h.GetCounts()), ofCoverage)) {
 			row("  "+line.stage, "%s", line.text)
 		}
 	}
-	if err := t.Flush(); err != nil {
+	if err := l.print(w); err != nil {
 		return err
 	}
 	return printTrouble(w, agents)
+}
+
+// watching says why an agent does not watch, as far as it is known; "" = it does, or did until it went away. What an earlier
+// run watched says nothing of this one.
+func watching(a *v1.Agent) string {
+	switch h := a.GetHealth(); {
+	case len(h.GetRungs()) > 0:
+		return ""
+	case !a.GetConnected():
+		return "not known: it went away before it watched"
+	case h == nil:
+		return "not known yet: its first report has not come"
+	}
+	return "nothing yet: it is starting"
 }
 
 // unleased says how many attached files can be written while probes are in them, and why; "" = none.

@@ -12,9 +12,12 @@ const (
 	maxGaps      = 5
 )
 
-// printTrouble says what agents cannot see, and why: files whose probes failed or were taken out, cgroups of which the kernel
+// printTrouble says what agents cannot see, and why: builds that are denied, files whose probes failed or were taken out, cgroups of which the kernel
 // dropped something, then workloads that are not wholly decoded.
 func printTrouble(w World, agents []*v1.Agent) error {
+	if err := printDenials(w, agents); err != nil {
+		return err
+	}
 	if err := printProbes(w, agents); err != nil {
 		return err
 	}
@@ -22,29 +25,6 @@ func printTrouble(w World, agents []*v1.Agent) error {
 		return err
 	}
 	return printGaps(w, agents)
-}
-
-func printProbes(w World, agents []*v1.Agent) error {
-	t := newTable(w, false, column{head: "NODE", max: 32}, column{head: "NOT PROBED", max: 48}, column{head: "WHY", wraps: true})
-	n := 0
-	for _, a := range agents {
-		for _, p := range a.GetHealth().GetProbes() {
-			if p.GetReason() == "" {
-				continue
-			}
-			n++
-			if err := t.Add(text(a.GetNode()), text(p.GetLibrary()+" "+p.GetPath()), text(p.GetReason())); err != nil {
-				return err
-			}
-		}
-	}
-	if n == 0 {
-		return nil
-	}
-	if _, err := fmt.Fprintln(w.Stdout); err != nil {
-		return err
-	}
-	return t.Flush()
 }
 
 // printGaps prints one row for each workload, and rows below it where its processes miss something for different reasons.
