@@ -68,3 +68,18 @@ func TestNothingYetIsSaid(t *testing.T) {
 		}
 	}
 }
+
+// TestHelpFitsATerminal: no line of any verb's help is wider than 100 columns.
+func TestHelpFitsATerminal(t *testing.T) {
+	for _, verb := range []string{"", "up", "collector", "replay", "calls", "services", "endpoints", "findings", "agents", "agents enroll", "sinks", "status", "version"} {
+		out := ok(t, append(strings.Fields(verb), "--help")...)
+		for line := range strings.Lines(out) {
+			if n := len([]rune(strings.TrimRight(line, "\n"))); n > 100 {
+				t.Errorf("spile %s --help: %d columns: %s", verb, n, line)
+			}
+		}
+		if !strings.Contains(out, "Usage:") || verb == "up" && !strings.Contains(out, "spile up -- --cpu-budget 0.5") {
+			t.Errorf("spile %s --help: %s", verb, out)
+		}
+	}
+}

@@ -61,6 +61,9 @@ func (w World) colour() bool {
 	return w.Terminal && w.Getenv("NO_COLOR") == "" && w.Getenv("TERM") != "dumb"
 }
 
+// helpWidth is where the text of flags wraps. The library goes a few columns beyond it rather than leave a word alone.
+const helpWidth = 94
+
 // Failure is an error that knows the program's exit code.
 type Failure struct {
 	Code int
@@ -99,6 +102,7 @@ func Root(w World, verbs ...*cobra.Command) *cobra.Command {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetVersionTemplate("spile {{.Version}}\n")
+	root.SetUsageTemplate(strings.ReplaceAll(root.UsageTemplate(), ".FlagUsages", fmt.Sprintf(".FlagUsagesWrapped %d", helpWidth)))
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help", Args: cobra.NoArgs})
 	root.AddCommand(verbs...)

@@ -23,8 +23,8 @@ func ReplayVerb(w World, replay func(ctx context.Context, files []string) (Repla
 	var calls, endpoints, findings bool
 	cmd := &cobra.Command{
 		Use: "replay FILE...", Short: "Find routes, endpoints and findings in recorded calls, offline",
-		Long: "Find routes, endpoints and findings in recorded calls (JSON lines; - is standard input), offline and by\n" +
-			"the time in them: the same input gives the same output.",
+		Long: "Find routes, endpoints and findings in recorded calls (JSON lines; - is standard input), offline\n" +
+			"and by the time in them: the same input gives the same output.",
 		Example: "  spile replay calls.jsonl                   the findings\n" +
 			"  spile calls --since 1h -o json | spile replay - --endpoints",
 		Args: func(_ *cobra.Command, args []string) error {
@@ -86,8 +86,8 @@ func EnrollVerb(w World, root *cobra.Command, enroll func(data, node, out string
 		Use: "enroll NODE", Short: "Write the certificate of an agent on another host",
 		Long: "Write ca.crt, agent.crt and agent.key for an agent on another host, signed by the authority in the\n" +
 			"collector's data directory. The key is written once and not kept here.\n" +
-			"'*' in place of NODE makes a certificate that may speak for any node, for agents that share one secret\n" +
-			"(a DaemonSet); each says its name with --node. Whoever holds it can pass as every node.",
+			"'*' in place of NODE makes a certificate that may speak for any node, for agents that share one\n" +
+			"secret (a DaemonSet); each says its name with --node. Whoever holds it can pass as every node.",
 		Example: "  spile agents enroll node-7 --data /var/lib/spile --out ./node-7\n" +
 			"  spile-agent --collector HOST:7741 --ca ca.crt --cert agent.crt --key agent.key",
 		Args: func(_ *cobra.Command, args []string) error {

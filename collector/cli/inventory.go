@@ -40,9 +40,10 @@ func endpointsVerb(w World) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "endpoints", Short: "List endpoints: service, method and route", Args: cobra.NoArgs,
 		Long: "List endpoints: service, method and route. Paths that were only ever answered \"no such thing\"\n" +
-			"are candidates and shown with --all. In CALLS, (N client) says how often only the client's end was seen.\n" +
-			"COVERAGE is how much of the serving process's traffic was seen at the newest call, rounded down: the decoded\n" +
-			"share of its TLS bytes times the share of its calls that were not lost; ? = unknown.",
+			"are candidates and shown with --all. In CALLS, (N client) says how often only the client's end\n" +
+			"was seen. COVERAGE is how much of the serving process's traffic was seen at the newest call,\n" +
+			"rounded down: the decoded share of its TLS bytes times the share of its calls that were not\n" +
+			"lost; ? = unknown.",
 		Example: "  spile endpoints --service shop.example\n  spile endpoints -o json | jq -r 'select(.auth.none) | .route'",
 	}
 	at.flags(cmd.Flags(), w)
