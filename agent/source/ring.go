@@ -187,19 +187,28 @@ func (r *Ring) forget(onChunk func(*chunk.Chunk), now time.Duration) error {
 
 // fill writes an event into a chunk, but for its bytes.
 func fill(c *chunk.Chunk, e *bpf.Event, kind chunk.Kind) {
+	name := c.Owner.Comm
+	if !isComm(e, name) { // mostly it is that of the chunk before
+		name = comm(e)
+	}
 	*c = chunk.Chunk{
 		Kind: kind, Layer: chunk.Layer(e.Layer), Direction: chunk.Direction(e.Direction), Flags: chunk.Flags(e.Flags),
 		Time: time.Duration(e.Time), Stream: chunk.StreamID(e.Stream),
 		Conn: chunk.ConnID(e.Conn), ConnBirth: time.Duration(e.ConnBirth),
 		Offset: e.Offset, PeerOff: e.PeerOffset, Seq: e.Seq, Length: e.Length, Heads: e.Heads, PeerHeads: e.PeerHeads,
 		Owner: chunk.Owner{
-			TGID: e.Tgid, TID: e.Tid, Start: time.Duration(e.Start), NetNS: e.Netns, Cgroup: e.Cgroup, Comm: comm(e),
+			TGID: e.Tgid, TID: e.Tid, Start: time.Duration(e.Start), NetNS: e.Netns, Cgroup: e.Cgroup, Comm: name,
 		},
 	}
 	if e.Conn != 0 {
 		c.Local = netip.AddrPortFrom(netip.AddrFrom16(e.Local).Unmap(), e.LocalPort)
 		c.Remote = netip.AddrPortFrom(netip.AddrFrom16(e.Remote).Unmap(), e.RemotePort)
 	}
+}
+
+func isComm(e *bpf.Event, name string) bool {
+	n := len(name)
+	return n > 0 && n < len(e.Comm) && string(e.Comm[:n]) == name && e.Comm[n] == 0
 }
 
 func comm(e *bpf.Event) string {
