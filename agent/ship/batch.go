@@ -20,19 +20,23 @@ func (s *Shipper) batchLoop(ctx context.Context) error {
 	timer := time.NewTimer(s.cfg.MaxDelay)
 	timer.Stop()
 	defer timer.Stop()
+	waiting := false // the timer runs: calls wait for MaxDelay to pass
 	for {
 		select {
 		case <-s.inbox.came:
-			if b.takeAll() {
-				timer.Reset(s.cfg.MaxDelay)
+			if s.inbox.len() >= s.inbox.enough {
+				b.takeAll()
+				waiting = false
 			}
-			if len(b.calls) == 0 {
-				timer.Stop()
+			if !waiting && len(b.calls)+s.inbox.len() > 0 {
+				timer.Reset(s.cfg.MaxDelay)
+				waiting = true
 			}
 		case <-timer.C:
+			waiting = false
+			b.takeAll()
 			b.seal()
 		case done := <-s.flush:
-			timer.Stop()
 			b.takeAll()
 			b.seal()
 			close(done)
@@ -54,19 +58,16 @@ type batcher struct {
 	buf   []byte
 }
 
-// takeAll empties the inbox, and seals each batch that it fills. It reports whether it began the one that is open now.
-func (b *batcher) takeAll() (began bool) {
+// takeAll empties the inbox, and seals each batch that it fills.
+func (b *batcher) takeAll() {
 	b.taken = b.s.inbox.take(b.taken)
 	b.s.batching.Add(int64(len(b.taken)))
 	for _, c := range b.taken {
-		began = began || len(b.calls) == 0
 		if b.calls = append(b.calls, c); len(b.calls) >= b.s.cfg.MaxCalls {
 			b.seal()
-			began = false
 		}
 	}
 	clear(b.taken)
-	return began
 }
 
 // seal writes the open batch and hands back its calls; those that were dropped as they cannot be sent have left it.

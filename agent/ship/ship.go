@@ -125,7 +125,7 @@ func New(cfg Config) (*Shipper, error) {
 	setDefault(&cfg.QueueCalls, defaultQueueCalls)
 	setDefault(&cfg.HealthEvery, defaultHealthEvery)
 	setDefault(&cfg.ReceiptTimeout, defaultReceipt)
-	s := &Shipper{cfg: cfg, inbox: newInbox(cfg.QueueCalls), flush: make(chan chan struct{}), report: make(chan chan<- struct{}, 1), dropped: map[string]uint64{}}
+	s := &Shipper{cfg: cfg, inbox: newInbox(cfg.MaxCalls, cfg.QueueCalls), flush: make(chan chan struct{}), report: make(chan chan<- struct{}, 1), dropped: map[string]uint64{}}
 	var err error
 	if s.spool, err = openSpool(cfg.SpoolDir, cfg.SpoolBytes, cfg.Epoch); err != nil {
 		return nil, err
