@@ -47,7 +47,7 @@ func (r *Registry) open(f target.File, b build, only uint32) (*attachment, error
 		return nil, err
 	}
 	if a.guard.changed() { // without a lease it may have been, meanwhile
-		r.placer.remove(a.parts)
+		r.closeAll(a.parts, r.slotsOut)
 		a.guard.release()
 		return nil, beingWritten(f.Path)
 	}
@@ -84,7 +84,7 @@ func (r *Registry) move(e *entry, a *attachment, plan []placement, only uint32, 
 	r.mu.Lock()
 	if e.at != a {
 		r.mu.Unlock()
-		r.placer.remove(parts) // before moving is done: whoever wants to write waits for it
+		r.closeAll(parts, r.slotsOut) // before moving is done: whoever wants to write waits for it
 		return false, nil
 	}
 	defer r.mu.Unlock()
@@ -177,8 +177,13 @@ func (r *Registry) closeLinks(links []link.Link, room chan struct{}) {
 func (r *Registry) closeIn(room chan struct{}, l link.Link) {
 	select {
 	case room <- struct{}{}:
-	case <-r.late:
-		return
+	case <-r.stop: // what was let go of before must not hold up the end
+		room = r.lastOut
+		select {
+		case room <- struct{}{}:
+		case <-r.late:
+			return
+		}
 	}
 	defer func() { <-room }()
 	r.closing.Add(1)

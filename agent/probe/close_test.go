@@ -64,3 +64,35 @@ func TestFiveHundredFilesAreLetGoInTime(t *testing.T) {
 		t.Errorf("%d hits: something is left", n)
 	}
 }
+
+// TestTheEndHasRoomOfItsOwn is an agent that ends while all the room for links that are being closed is taken.
+func TestTheEndHasRoomOfItsOwn(t *testing.T) {
+	programs := newCounting(t, true)
+	path := library(t, t.TempDir())
+	c := newCaller(t, path)
+	r := registry(t, programs, quick())
+	f := described(t, path)
+	if !r.Use(c.process(), f) {
+		t.Fatalf("%+v", r.List())
+	}
+	for range cap(r.slotsOut) {
+		r.slotsOut <- struct{}{}
+	}
+	r.Drop(c.process(), f.ID)
+	eventually(t, "the file is let go of", func() bool { return len(r.List()) == 0 })
+	if linksOn(t, path) == 0 {
+		t.Fatal("its probes are out: they found room")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := r.Close(ctx); err != nil {
+		t.Error(err)
+	}
+	if n := linksOn(t, path); n != 0 {
+		t.Errorf("%d links are left", n)
+	}
+	c.call(t, 1)
+	if n := programs.hits(t, freed); n != 0 {
+		t.Errorf("%d hits: something is left", n)
+	}
+}

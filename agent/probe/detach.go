@@ -89,9 +89,9 @@ func (r *Registry) Close(ctx context.Context) error {
 		signal.Stop(r.breaks)
 		close(r.stop)
 	}
-	n, room := len(r.files), make(chan struct{}, maxClosing)
+	n := len(r.files)
 	for k, e := range r.files {
-		r.detach(e, room, nil)
+		r.detach(e, r.lastOut, nil)
 		r.remove(k)
 	}
 	r.mu.Unlock()

@@ -15,7 +15,7 @@ import (
 // 6.5 s by 64, 2.3 s by 256, 1.5 s by 1,024.
 const (
 	maxDetaching = 64
-	maxClosing   = 256
+	maxClosing   = 512
 )
 
 // Registry attaches and detaches. All methods are safe for concurrent use.
@@ -41,6 +41,7 @@ type Registry struct {
 
 	detaching sync.WaitGroup
 	slotsOut  chan struct{} // room for links that are being closed
+	lastOut   chan struct{} // the same at the end
 	urgent    chan struct{} // the same for files that somebody waits to write, or that do harm
 	moving    chan struct{} // room for files that are being taken further
 	kick      chan struct{}
@@ -99,7 +100,7 @@ func New(c Config) (*Registry, error) {
 		slots: newSlots(c.Counters), learned: newLearned(c.DataDir, log), denied: denied, times: c.Times, log: log, now: time.Now,
 		files: map[key]*entry{}, aliases: map[target.Identity]target.Identity{}, alone: map[target.Identity]string{},
 		refused: map[key]string{}, suspended: suspensions{},
-		slotsOut: make(chan struct{}, maxDetaching), urgent: make(chan struct{}, maxDetaching), moving: make(chan struct{}, maxMoving),
+		slotsOut: make(chan struct{}, maxDetaching), lastOut: make(chan struct{}, maxClosing), urgent: make(chan struct{}, maxDetaching), moving: make(chan struct{}, maxMoving),
 		kick: make(chan struct{}, 1), breaks: make(chan os.Signal, 1),
 		stop: make(chan struct{}), late: make(chan struct{}), swept: make(chan struct{}), looked: make(chan struct{}), advanced: make(chan struct{}),
 	}
