@@ -140,11 +140,15 @@ func (tp *tap) stop() {
 		tp.t.Error(err)
 	}
 	<-tp.stopped
+	var out sync.WaitGroup // each waits for the kernel some 50 ms, and all at once no longer
 	for _, l := range tp.links {
-		if err := l.Close(); err != nil {
-			tp.t.Error(err)
-		}
+		out.Go(func() {
+			if err := l.Close(); err != nil {
+				tp.t.Error(err)
+			}
+		})
 	}
+	out.Wait()
 	tp.links = nil
 }
 
