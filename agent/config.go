@@ -11,6 +11,9 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/spile/spile/agent/target"
+	"github.com/spile/spile/bpf"
 )
 
 // config is everything that a person can set. A setting is a flag (--ring-bytes), an environment variable
@@ -52,27 +55,29 @@ type usageError struct{ error }
 func (c *config) flags() *flag.FlagSet {
 	f := flag.NewFlagSet("spile-agent", flag.ContinueOnError)
 	f.SetOutput(io.Discard)
+	c.ringBytes, c.message, c.bodies, c.spool = 16<<20, 64<<10, 8<<20, 256<<20
+	c.cpu, c.probes, c.output = 1, float64(runtime.NumCPU())/2, "table"
 	f.StringVar(&c.file, "config", "", "YAML `file` with the keys below, dashes written as underscores")
 	f.StringVar(&c.collector, "collector", "127.0.0.1:7741", "`address` of the collector")
-	f.StringVar(&c.data, "data", "/var/lib/spile-agent", "`directory` for the spool and the install key (made 0700)")
+	f.StringVar(&c.data, "data", "/var/lib/spile-agent", "`directory` for the spool, the install key and what is known of builds (made 0700)")
 	f.StringVar(&c.node, "node", "", "`name` of this node (default: the certificate's; needed with a certificate for any node)")
 	f.StringVar(&c.ca, "ca", "", "`file` with the collector's CA certificate")
 	f.StringVar(&c.cert, "cert", "", "`file` with this agent's certificate (spile agents enroll makes it)")
 	f.StringVar(&c.key, "key", "", "`file` with the certificate's private key")
-	f.Var(&c.targets, "target", "what is watched: netns=PATH|self, cgroup=PATH, exe=GLOB, pid=N, port=N, a leading ! excludes;\nvalues of one kind widen, kinds narrow; `selector` may be given many times (default: everything)")
-	f.IntVar(&c.ringBytes, "ring-bytes", 16<<20, "`bytes` of the ring between kernel and agent, a power of two")
-	f.IntVar(&c.message, "message-bytes", 64<<10, "most `bytes` that are copied of one HTTP/1 message; sizes are told all the same")
-	f.Int64Var(&c.budget, "budget-bytes", 0, "most `bytes` a second that are copied from one cgroup; what is over it is counted (0 = no limit)")
-	f.Int64Var(&c.bodies, "body-bytes", 8<<20, "most `bytes` a second that are copied from one cgroup of what its messages have beyond 4 KiB;\nover it messages are cut there and say so (0 = no limit)")
-	f.Float64Var(&c.cpu, "cpu-budget", 1, "`cores` that the agent itself may use, over ten seconds; beyond it less is taken in, step by step (0 = no limit)")
-	f.Float64Var(&c.probes, "probe-budget", float64(runtime.NumCPU())/2, "`cores` that probes may cost the watched programs; beyond it the dearest file is detached for a while\n(0 = no limit; default: half of the processors)")
-	f.Float64Var(&c.library, "library-budget", 0, "the same for one library, which then rests for ten minutes (0 = no limit)")
-	f.StringVar(&c.stage, "governor-stage", "", "hold this `stage` whatever it costs: full, no_bodies, no_responses or sampled (one connection in 8);\nbudgets then decide nothing (default: they decide)")
-	f.StringVar(&c.hook, "socket-hook", "", "force a `rung` of the socket hooks: tp_btf, fexit, kprobe or syscall (default: the best this kernel has)")
+	f.Var(&c.targets, "target", "what is watched: netns=PATH|self, cgroup=PATH, exe=GLOB, pid=N, port=N, a leading ! excludes; values of one kind widen, kinds narrow; `selector` may be given many times (default: everything)")
+	f.Var(quantity[int]{to: &c.ringBytes, min: 1 << 16, max: 1 << 30, power: true}, "ring-bytes", "`bytes` of the ring between kernel and agent, a power of two")
+	f.Var(quantity[int]{to: &c.message, min: 1 << 10, max: 1 << 30}, "message-bytes", "most `bytes` that are copied of one HTTP/1 message; sizes are told all the same")
+	f.Var(quantity[int64]{to: &c.budget, max: 1 << 40}, "budget-bytes", "most `bytes` a second that are copied from one cgroup; what is over it is counted (0 = no limit)")
+	f.Var(quantity[int64]{to: &c.bodies, max: 1 << 40}, "body-bytes", "most `bytes` a second that are copied from one cgroup of what its messages have beyond 4 KiB; over it messages are cut there and say so (0 = no limit)")
+	f.Var(cores{&c.cpu}, "cpu-budget", "`cores` that the agent itself may use, over ten seconds; beyond it less is taken in, step by step; 0.5 or 50% is half of one (0 = no limit)")
+	f.Var(cores{&c.probes}, "probe-budget", "`cores` that probes may cost the watched programs; beyond it the dearest file is detached for a while (0 = no limit; default: half of the processors)")
+	f.Var(cores{&c.library}, "library-budget", "`cores` that the probes of one library may cost; beyond it that library rests for ten minutes (0 = no limit)")
+	f.Var(choice{to: &c.stage, of: stageNames(), none: true}, "governor-stage", "hold this `stage` whatever it costs: full, no_bodies, no_responses or sampled (one connection in 8); budgets then decide nothing (default: they decide)")
+	f.Var(choice{to: &c.hook, of: []string{bpf.RungTracepoint, bpf.RungFexit, bpf.RungKprobe, bpf.RungSyscall}, none: true}, "socket-hook", "force a `rung` of the socket hooks: tp_btf, fexit, kprobe or syscall (default: the best this kernel has)")
 	f.Var(&c.deny, "deny", "processes that no probe may be in: exe=GLOB or cgroup=PATH; `entry` may be given many times")
-	f.Var(&c.ignore, "ignore-gate", "attach although this test of the host was refused: uretprobe_seccomp or preempt; programs may crash;\n`name` may be given many times")
-	f.Int64Var(&c.spool, "spool-bytes", 256<<20, "`bytes` of calls kept on disk while the collector is away; the oldest go first, counted")
-	f.StringVar(&c.output, "o", "table", "output `format` of doctor and replay: table or json")
+	f.Var(&c.ignore, "ignore-gate", "attach although this test of the host was refused: uretprobe_seccomp or preempt; programs may crash; `name` may be given many times")
+	f.Var(quantity[int64]{to: &c.spool, min: 1 << 20, max: 1 << 40}, "spool-bytes", "`bytes` of calls kept on disk while the collector is away; the oldest go first, counted")
+	f.Var(choice{to: &c.output, of: []string{"table", "json"}}, "o", "output `format` of doctor and replay: table or json")
 	f.BoolVar(&c.raw, "raw", false, "record: keep every value as it is (secrets included)")
 	return f
 }
@@ -84,7 +89,7 @@ func (c *config) parse(args []string, env func(string) (string, bool)) ([]string
 		if errors.Is(err, flag.ErrHelp) {
 			return nil, err
 		}
-		return nil, usageError{fmt.Errorf("%w (spile-agent --help lists the flags)", err)}
+		return nil, usageError{flagError(f, err)}
 	}
 	given := map[string]bool{}
 	f.Visit(func(x *flag.Flag) { given[x.Name] = true })
@@ -96,31 +101,11 @@ func (c *config) parse(args []string, env func(string) (string, bool)) ([]string
 			return nil, err
 		}
 	}
-	if c.ringBytes < 1<<16 || c.ringBytes > 1<<30 || c.ringBytes&(c.ringBytes-1) != 0 {
-		return nil, usageError{fmt.Errorf("--ring-bytes %d: want a power of two from 65536 to 1073741824", c.ringBytes)}
-	}
-	if c.message < 1<<10 || c.message > 1<<30 {
-		return nil, usageError{fmt.Errorf("--message-bytes %d: want 1024 to 1073741824", c.message)}
-	}
-	if c.budget < 0 || c.budget > 1<<40 {
-		return nil, usageError{fmt.Errorf("--budget-bytes %d: want 0 (no limit) to 1099511627776", c.budget)}
-	}
-	if _, err := heldStage(c.stage); err != nil {
-		return nil, usageError{err}
-	}
 	if err := checkGates(c.ignore); err != nil {
 		return nil, err
 	}
-	for name, cores := range map[string]float64{"cpu-budget": c.cpu, "probe-budget": c.probes, "library-budget": c.library} {
-		if !(cores >= 0 && cores <= 1<<16) { // NaN too
-			return nil, usageError{fmt.Errorf("--%s %g: want 0 (no limit) to 65536 cores", name, cores)}
-		}
-	}
-	if c.bodies < 0 || c.bodies > 1<<40 {
-		return nil, usageError{fmt.Errorf("--body-bytes %d: want 0 (no limit) to 1099511627776", c.bodies)}
-	}
-	if c.output != "table" && c.output != "json" {
-		return nil, usageError{fmt.Errorf("-o %s: want table or json", c.output)}
+	if _, err := target.ParseSpec(c.targets); err != nil {
+		return nil, usageError{fmt.Errorf("--target: %w", err)}
 	}
 	return f.Args(), nil
 }
@@ -139,7 +124,7 @@ func (c *config) fromEnvironment(f *flag.FlagSet, env func(string) (string, bool
 		}
 		for _, v := range values {
 			if err := f.Set(x.Name, v); err != nil && first == nil {
-				first = fmt.Errorf("%s=%q: %w", name, v, err)
+				first = fmt.Errorf("%s=%s: %w", name, plainValue(strconv.Quote(v)), err)
 			}
 		}
 		given[x.Name] = true
@@ -174,7 +159,7 @@ func fromFile(f *flag.FlagSet, name string, given map[string]bool) error {
 		}
 		for _, v := range values {
 			if err := f.Set(x.Name, v); err != nil {
-				return usageError{fmt.Errorf("%s:%d: %s: %w", name, node.Line, key, err)}
+				return usageError{fmt.Errorf("%s:%d: %s: %s: %w", name, node.Line, key, plainValue(strconv.Quote(v)), err)}
 			}
 		}
 	}

@@ -25,7 +25,16 @@ func heldStage(name string) (*govern.Decision, error) {
 		}
 		return d, nil
 	}
-	return nil, fmt.Errorf("--governor-stage %q: want full, no_bodies, no_responses or sampled", name)
+	return nil, fmt.Errorf("--governor-stage %q: want %s", name, orList(stageNames()))
+}
+
+// stageNames are the stages that can be held: at the last one files are detached, which only a budget decides.
+func stageNames() []string {
+	var names []string
+	for s := govern.Full; s <= govern.Sampled; s++ {
+		names = append(names, s.String())
+	}
+	return names
 }
 
 // hold has the kernel show no more than a stage does, for as long as the agent runs.

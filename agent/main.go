@@ -132,34 +132,4 @@ func dispatch(ctx context.Context, w world) error {
 	return usageError{fmt.Errorf("unknown verb %q: want doctor, allow, record, replay or version", name)}
 }
 
-func help(out io.Writer) {
-	fmt.Fprint(out, `spile-agent taps API calls on this host and streams their metadata to a collector.
-
-  spile-agent [flags]               watch, until SIGINT or SIGTERM
-  spile-agent doctor [-o json]      what this kernel and host allow, and what to do about the rest
-  spile-agent allow BUILD_ID        let probes into a build again that was denied since programs crashed (all: every build)
-  spile-agent record FILE [--raw]   write what the kernel shows to FILE (0600), values masked
-  spile-agent replay FILE [-o json] the calls that a recording holds
-  spile-agent version
-
-  spile-agent --target netns=self --target '!port=22'
-  spile-agent --collector 10.0.0.5:7741 --ca ca.crt --cert agent.crt --key agent.key
-
-Each flag is also SPILE_NAME in the environment and a key of the --config file:
-
-`)
-	var c config
-	c.flags().VisitAll(func(f *flag.Flag) {
-		placeholder, usage := flag.UnquoteUsage(f)
-		dashes := "--"
-		if len(f.Name) == 1 {
-			dashes = "-"
-		}
-		if f.DefValue != "" && f.DefValue != "false" {
-			usage += " (default " + f.DefValue + ")"
-		}
-		fmt.Fprintf(out, "  %-28s %s\n", strings.TrimSpace(dashes+f.Name+" "+placeholder), strings.ReplaceAll(usage, "\n", "\n"+strings.Repeat(" ", 31)))
-	})
-}
-
 func logger(w world) *slog.Logger { return slog.New(slog.NewTextHandler(w.stderr, nil)) }

@@ -52,7 +52,7 @@ func watch(ctx context.Context, w world, c config, _ []string) error {
 		return usageError{err}
 	}
 	if _, err := target.OpenDenylist(c.deny, procfs); err != nil {
-		return usageError{err}
+		return usageError{fmt.Errorf("--deny: %w", err)}
 	}
 	if err := needsRoot(); err != nil {
 		return err
