@@ -9,7 +9,7 @@
 
 #define MAX_PAYLOAD 16384
 #define MAX_PIECES 16 /* of a call; one per iovec at least */
-#define WAKEUP_BYTES (256 << 10)
+#define WAKEUP_BYTES (512 << 10)
 
 const volatile __u32 capture_bytes = 65536; /* per call */
 const volatile __u32 message_bytes = 65536; /* per message of HTTP/1; HTTP/2 has its heads between the bodies of others */

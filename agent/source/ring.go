@@ -78,7 +78,7 @@ func New(reader Reader, streams Streams) *Ring {
 func (r *Ring) Counts() Counts { return r.counts }
 
 // Run reads until ctx ends, which is no error. It calls onChunk and onProcess for each event and tick with the time
-// since boot at the end of each turn, at least every 10 ms or so. A chunk is valid until its callback returns.
+// since boot at the end of each turn, at least every 50 ms or so. A chunk is valid until its callback returns.
 func (r *Ring) Run(ctx context.Context, onChunk func(*chunk.Chunk), onProcess func(Process), tick func(now time.Duration)) error {
 	defer r.reader.Close()
 	ending := false
