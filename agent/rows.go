@@ -96,7 +96,7 @@ func probeRow(of []probe.State) *v1.Probe {
 func denialRows(denied []probe.Denial) (rows []*v1.Denial, omitted uint64) {
 	for _, d := range denied[:min(len(denied), maxDenialRows)] {
 		rows = append(rows, &v1.Denial{
-			BuildId: d.BuildID, Library: d.Library, Path: d.Path, Reason: d.Why, Evidence: d.Evidence, Since: timestamppb.New(d.When),
+			BuildId: cmp.Or(d.BuildID, d.Name()), Library: d.Library, Path: d.Path, Reason: d.Reason(), Evidence: d.Evidence, Since: timestamppb.New(d.When),
 		})
 	}
 	return rows, uint64(len(denied) - len(rows))

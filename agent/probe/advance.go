@@ -63,7 +63,7 @@ func (r *Registry) advance() {
 
 // hasStep reports whether something about a file is undecided or due.
 func (e *entry) hasStep(a *attachment, now time.Time) bool {
-	if e.canary != nil || len(a.undecided()) > 0 {
+	if e.canary != nil || len(a.undecided()) > 0 || a.rechecks(now) {
 		return true
 	}
 	for _, p := range a.parts {
@@ -87,9 +87,12 @@ func (r *Registry) step(e *entry, a *attachment) {
 	}
 	r.mu.Unlock()
 	if canary {
-		r.endCanary(e, a)
+		if r.endCanary(e, a) {
+			r.learned.silent(a.build, a.file.Path)
+		}
 		return
 	}
+	r.recheck(e, a)
 	r.verify(e, a)
 	r.survive(e, a)
 }

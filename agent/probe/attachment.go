@@ -19,6 +19,7 @@ type attachment struct {
 	only   uint32 // the process that the parts are in; 0 = all
 	parts  []*part
 	checks map[target.Place]*tally // of inner places that are undecided
+	again  time.Time               // when an inner place that disagreed is tried again; zero = never
 	// moving is what is just being put in or taken out: a writer has to wait for it too.
 	moving sync.WaitGroup
 }
@@ -51,11 +52,22 @@ func (r *Registry) open(f target.File, b build, only uint32) (*attachment, error
 		a.guard.release()
 		return nil, beingWritten(f.Path)
 	}
+	a.again = r.plansAgain(a)
 	return a, nil
 }
 
 func (a *attachment) judge(r *Registry) judge {
 	return func(p *target.Place) verdict { return r.learned.inner(a.build, p) }
+}
+
+// doubts says why inner places are not used.
+func (a *attachment) doubts(r *Registry) func(*target.Place) string {
+	return func(p *target.Place) string {
+		if d, is := r.learned.doubted(a.build, p); is {
+			return ", " + d.String()
+		}
+		return ""
+	}
 }
 
 func (a *attachment) plan(r *Registry) []placement { return plan(a.file.Sites, a.judge(r)) }

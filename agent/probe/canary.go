@@ -79,13 +79,13 @@ func (r *Registry) startCanary(e *entry) {
 // endCanary decides about a canary: it goes on in all processes once it was watched for long enough or has ended, or in
 // the next one that maps the file. What crashes of probes does so when they are hit, so that a canary is watched from its
 // first hit. One that makes no call shows nothing, and all others follow nevertheless, since their calls are not seen
-// meanwhile; that nothing is shown stays with the file (unheard).
-func (r *Registry) endCanary(e *entry, a *attachment) {
+// meanwhile; that nothing is shown stays with the file (unheard), and is reported.
+func (r *Registry) endCanary(e *entry, a *attachment) (silent bool) {
 	r.mu.Lock()
 	c := e.canary
 	if e.at != a || c == nil {
 		r.mu.Unlock()
-		return
+		return false
 	}
 	now := r.now()
 	hits, _ := r.slots.figures(e.state.ID)
@@ -100,13 +100,13 @@ func (r *Registry) endCanary(e *entry, a *attachment) {
 	}
 	r.mu.Unlock()
 	if !enough && !c.gone {
-		return
+		return false
 	}
 	inForce, err := r.move(e, a, a.plan(r), next.PID, func(*part) bool { return false })
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !inForce || e.at != a {
-		return
+		return false
 	}
 	switch {
 	case err != nil && next.PID != 0 && isGone(err):
@@ -119,7 +119,9 @@ func (r *Registry) endCanary(e *entry, a *attachment) {
 		r.startCanary(e)
 	default:
 		r.inForce(e)
+		return r.isUnheard(e)
 	}
+	return false
 }
 
 func isGone(err error) bool { return errors.Is(err, unix.ESRCH) || errors.Is(err, fs.ErrNotExist) }

@@ -99,11 +99,17 @@ func TestACanaryWithoutACall(t *testing.T) {
 	if _, attached, _ := r.State(f.ID, c.process().PID); !attached {
 		t.Error("it is said to be unseen")
 	}
+	if told, err := Learned(dir); err != nil || len(told.Silent) != 1 || !strings.Contains(told.Silent[0], path) {
+		t.Errorf("%+v, %v", told, err)
+	}
 	slot := r.slots.take(Placed{ID: f.ID, Program: freed, Class: classOf(f, "SSL_free")})
 	k.hit(slot, 1)
 	eventually(t, "the first call", func() bool { return one(t, r).Reason == "" })
 	k.hit(slot, canaryHits)
 	eventually(t, "it to survive", func() bool { return newLearned(dir, quiet()).survived(buildOf(f, ownerOf(f))) })
+	if told, err := Learned(dir); err != nil || len(told.Silent) != 0 {
+		t.Errorf("%+v, %v", told, err)
+	}
 	// Another copy is known, and needs no call.
 	other := library(t, t.TempDir())
 	g := described(t, other)
@@ -227,7 +233,7 @@ func TestLearnedIsKept(t *testing.T) {
 	dir := t.TempDir()
 	l := newLearned(dir, quiet())
 	b, p := build{id: "abc"}, &target.Place{Name: "call target", Offset: 0x1234, Enter: "a", Exit: "b"}
-	l.decide(b, p, agreed)
+	l.agree(b, p)
 	l.harmless(b)
 	l.harmless(build{file: target.Identity{Ino: 7}})
 	path := filepath.Join(dir, LearnedFile)
@@ -243,8 +249,8 @@ func TestLearnedIsKept(t *testing.T) {
 	if again.inner(b, &moved) != undecided {
 		t.Error("a verdict about another place")
 	}
-	again.decide(b, p, disagreed)
-	again.decide(b, p, agreed)
+	again.refuse(b, p, "12 of 128")
+	again.agree(b, p)
 	again.harmful(b)
 	if third := newLearned(dir, quiet()); third.inner(b, p) != disagreed || third.survived(b) {
 		t.Errorf("%+v", third.builds[b])

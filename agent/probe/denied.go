@@ -42,6 +42,14 @@ type OneFile struct {
 // Name is what `spile-agent allow` takes: the build id, or DEVICE:INODE of a file that is denied alone.
 func (x Denial) Name() string { return x.build().name() }
 
+// Reason says why, and for how much of what it names.
+func (x Denial) Reason() string {
+	if x.File != nil && x.BuildID != "" {
+		return x.Why + "; this file alone, since others than root may write into it and choose its build id"
+	}
+	return x.Why
+}
+
 func (x Denial) build() build {
 	if x.File == nil {
 		return build{id: x.BuildID}
@@ -114,11 +122,7 @@ func (d *denied) why(b build) string {
 	if !ok {
 		return ""
 	}
-	why := known.Why
-	if known.File != nil && known.BuildID != "" {
-		why += "; this file alone, since others than root may write into it and choose its build id"
-	}
-	why += "; spile-agent allow " + known.Name()
+	why := known.Reason() + "; spile-agent allow " + known.Name()
 	if d.path != "" {
 		why += " --data " + filepath.Dir(d.path)
 	}

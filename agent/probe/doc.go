@@ -40,7 +40,8 @@
 // nothing, since the programs make one call of what is seen at both:
 //
 //	entry ─▶ entry, and ssl_check inside ──16 live calls are the same there──▶ inside and entry ─▶ inside
-//	               └──one is not──▶ entry, for good                            (return probes of the entry go 30 s later)
+//	               ▲      └──more than 1 in 16 of 128 are not──▶ entry         (return probes of the entry go 30 s later)
+//	               └──────── after 1 h, and 8 h more ────────────┘ (then never)
 //
 // Reads and writes are decided on their own, and remembered in probes.json, so that the next attachment goes there at once.
 //

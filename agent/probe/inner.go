@@ -1,13 +1,21 @@
 package probe
 
 import (
+	"fmt"
 	"slices"
+	"time"
 
 	"github.com/spile/spile/agent/target"
 )
 
-// enoughChecks is how many calls have to show at an inner place what they showed at the entry of their function.
-const enoughChecks = 16
+// How many calls have to show at an inner place what they showed at the entry of their function. Where one shows something
+// else, more of them are looked at: a call inside another (TLS in TLS, a callback that reads) comes to the inner place alone.
+// One in tolerated may be such a call.
+const (
+	enoughChecks = 16
+	moreChecks   = 128
+	tolerated    = 16
+)
 
 // tally is what the checks of an inner place said when it was first looked at. What was counted before is not held against
 // it: a call that began before the probe at the entry was in comes to the inner place alone.
@@ -37,40 +45,78 @@ func (r *Registry) verify(e *entry, a *attachment) {
 	groups := a.undecided()
 	r.mu.Unlock()
 	for group, slot := range groups {
-		v := r.learned.inner(a.build, &group) // another file of the same build may have come first
+		v, why := r.learned.inner(a.build, &group), "" // another file of the same build may have come first
 		if v == undecided {
-			v = r.tally(a, group, slot)
+			v, why = r.tally(a, group, slot)
 		}
 		switch v {
 		case agreed:
 			r.moveInside(e, a, group)
 		case disagreed:
-			r.log.Warn("a cheaper place for probes is not used: other calls were seen there", "library", a.file.Path, "place", group.Name)
-			r.learned.decide(a.build, &group, disagreed)
+			if why != "" {
+				r.log.Warn("a cheaper place for probes is not used: other calls were seen there", "library", a.file.Path, "place", group.Name, "reason", why)
+				r.learned.refuse(a.build, &group, why)
+			}
 			r.stay(e, a, group)
 		}
 	}
 }
 
 // tally compares the checks with what they were at the first look.
-func (r *Registry) tally(a *attachment, group target.Place, slot uint32) verdict {
+func (r *Registry) tally(a *attachment, group target.Place, slot uint32) (v verdict, why string) {
 	agree, disagree, err := r.slots.checks(slot)
 	if err != nil {
 		r.log.Warn("the checks of a cheaper place for probes cannot be read", "library", a.file.Path, "reason", err)
-		return undecided
+		return undecided, ""
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	t := a.checks[group]
-	switch {
-	case t == nil:
+	if t == nil {
 		a.checks[group] = &tally{agree: agree, disagree: disagree}
-	case disagree > t.disagree:
-		return disagreed
-	case agree-t.agree >= enoughChecks:
-		return agreed
+		return undecided, ""
 	}
-	return undecided
+	agree, disagree = agree-t.agree, disagree-t.disagree
+	switch all := agree + disagree; {
+	case disagree == 0 && agree >= enoughChecks, all >= moreChecks && disagree*tolerated <= all:
+		return agreed, ""
+	case all >= moreChecks:
+		return disagreed, fmt.Sprintf("%d of %d", disagree, all)
+	}
+	return undecided, ""
+}
+
+// recheck verifies inner places once more that disagreed. All is put in anew, so that what may give way is on its own again.
+func (r *Registry) recheck(e *entry, a *attachment) {
+	r.mu.Lock()
+	due := e.at == a && a.rechecks(r.now())
+	a.again = time.Time{}
+	only := a.only
+	r.mu.Unlock()
+	if !due {
+		return
+	}
+	if _, err := r.move(e, a, a.plan(r), only, func(p *part) bool { return !p.until.IsZero() }); err != nil {
+		r.log.Warn("a cheaper place for probes is not verified again", "library", a.file.Path, "reason", err)
+		return
+	}
+	r.describe(e, a)
+}
+
+// rechecks reports whether it is time for that. The caller holds the Registry's lock.
+func (a *attachment) rechecks(now time.Time) bool { return !a.again.IsZero() && !now.Before(a.again) }
+
+// plansAgain notes when an inner place that disagreed is tried again.
+func (r *Registry) plansAgain(a *attachment) (first time.Time) {
+	for _, s := range a.file.Sites {
+		if s.Inner == nil || r.learned.inner(a.build, s.Inner) != disagreed {
+			continue
+		}
+		if d, is := r.learned.doubted(a.build, s.Inner); is && d.Tries < maxTries && (first.IsZero() || d.Until.Before(first)) {
+			first = d.Until
+		}
+	}
+	return first
 }
 
 // moveInside puts the probes of some functions at their inner place. The entry probes that they replace go at once; the
@@ -104,15 +150,18 @@ func (r *Registry) moveInside(e *entry, a *attachment, group target.Place) {
 		r.stay(e, a, group)
 		return
 	}
-	r.learned.decide(a.build, &group, agreed)
+	r.learned.agree(a.build, &group)
 	r.log.Info("probes moved to a cheaper place", "library", a.file.Path, "place", group.Name)
 	r.describe(e, a)
 }
 
 // stay leaves the probes where they are, and takes the check out.
 func (r *Registry) stay(e *entry, a *attachment, group target.Place) {
+	again := r.plansAgain(a)
 	r.mu.Lock()
 	if e.at == a {
+		delete(a.checks, group)
+		a.again = again
 		var over []*part
 		a.parts = slices.DeleteFunc(a.parts, func(p *part) bool {
 			its := p.role == check && p.group == group
@@ -129,7 +178,7 @@ func (r *Registry) stay(e *entry, a *attachment, group target.Place) {
 
 // describe says in State where the probes lie now.
 func (r *Registry) describe(e *entry, a *attachment) {
-	lines := explain(a.file.Sites, a.judge(r))
+	lines := explain(a.file.Sites, a.judge(r), a.doubts(r))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if e.at == a {

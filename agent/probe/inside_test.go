@@ -329,7 +329,7 @@ func TestInsideFromTheStart(t *testing.T) {
 	closeAtEnd(t, r)
 	for _, s := range f.Sites {
 		if s.Inner != nil {
-			r.learned.decide(buildOf(f, ownerOf(f)), s.Inner, agreed)
+			r.learned.agree(buildOf(f, ownerOf(f)), s.Inner)
 		}
 	}
 	r.learned.harmless(buildOf(f, ownerOf(f)))

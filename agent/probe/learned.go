@@ -23,7 +23,7 @@ type verdict string
 const (
 	undecided verdict = ""
 	agreed    verdict = "agreed"    // it saw what the function's entry saw: probes go there
-	disagreed verdict = "disagreed" // it saw another call at least once: it is never used
+	disagreed verdict = "disagreed" // it saw too many other calls: it is not used until it is tried again
 )
 
 // maxLearned bounds how many builds are remembered; those that were not seen for longest go.
@@ -69,8 +69,35 @@ type learned struct {
 type lesson struct {
 	BuildID  string             `json:"build_id"`
 	Survived bool               `json:"survived,omitempty"`
-	Inner    map[string]verdict `json:"inner,omitempty"` // by place
+	Silent   string             `json:"silent,omitempty"` // the path of a canary that ended without a call
+	Inner    map[string]verdict `json:"inner,omitempty"`  // by place
+	Doubts   map[string]doubt   `json:"doubts,omitempty"` // of places that disagreed
 	Seen     time.Time          `json:"seen"`
+}
+
+// doubt is why a place is not used, and when it is tried again.
+type doubt struct {
+	Why   string    `json:"why"`
+	Tries int       `json:"tries"`
+	Until time.Time `json:"until"`
+}
+
+// maxTries bounds how often a place is verified that disagreed, firstRetry is when that is done again, and each time after
+// that it takes retryGrows times as long.
+const (
+	maxTries   = 3
+	firstRetry = time.Hour
+	retryGrows = 8
+)
+
+// due reports whether a place that disagreed is to be tried again.
+func (d doubt) due(now time.Time) bool { return d.Tries < maxTries && !now.Before(d.Until) }
+
+func (d doubt) String() string {
+	if d.Tries >= maxTries {
+		return fmt.Sprintf("%s; after %d tries it is left at that", d.Why, d.Tries)
+	}
+	return fmt.Sprintf("%s; it is tried again after %s UTC", d.Why, d.Until.UTC().Format("2006-01-02 15:04"))
 }
 
 // lessons is the file.
@@ -104,10 +131,27 @@ func placeKey(p *target.Place) string { return fmt.Sprintf("%#x %s %s", p.Offset
 func (l *learned) inner(b build, p *target.Place) verdict {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if known := l.builds[b]; known != nil {
-		return known.Inner[placeKey(p)]
+	known := l.builds[b]
+	if known == nil {
+		return undecided
+	}
+	key := placeKey(p)
+	if v := known.Inner[key]; v != disagreed || !known.Doubts[key].due(l.now()) {
+		return v
 	}
 	return undecided
+}
+
+// doubted says why a place is not used.
+func (l *learned) doubted(b build, p *target.Place) (doubt, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	known := l.builds[b]
+	if known == nil {
+		return doubt{}, false
+	}
+	d, is := known.Doubts[placeKey(p)]
+	return d, is
 }
 
 func (l *learned) survived(b build) bool {
@@ -117,19 +161,46 @@ func (l *learned) survived(b build) bool {
 	return known != nil && known.Survived
 }
 
-// decide remembers a verdict about an inner place. One that disagreed stays so.
-func (l *learned) decide(b build, p *target.Place, v verdict) {
+// agree remembers that an inner place showed what the entry showed.
+func (l *learned) agree(b build, p *target.Place) {
 	l.learn(b, func(known *lesson) bool {
 		key := placeKey(p)
-		if old := known.Inner[key]; old == v || old == disagreed {
+		old := known.Inner[key]
+		if old == agreed || old == disagreed && !known.Doubts[key].due(l.now()) {
 			return false
 		}
-		if known.Inner == nil {
-			known.Inner = map[string]verdict{}
-		}
-		known.Inner[key] = v
+		known.set(key, agreed)
+		delete(known.Doubts, key)
 		return true
 	})
+}
+
+// refuse remembers that it did not, and when it is tried again.
+func (l *learned) refuse(b build, p *target.Place, why string) {
+	l.learn(b, func(known *lesson) bool {
+		key := placeKey(p)
+		d := known.Doubts[key]
+		if known.Inner[key] == disagreed && !d.due(l.now()) {
+			return false
+		}
+		wait := firstRetry
+		for range d.Tries {
+			wait *= retryGrows
+		}
+		known.set(key, disagreed)
+		if known.Doubts == nil {
+			known.Doubts = map[string]doubt{}
+		}
+		known.Doubts[key] = doubt{why, d.Tries + 1, l.now().UTC().Add(wait).Truncate(time.Second)}
+		return true
+	})
+}
+
+func (known *lesson) set(key string, v verdict) {
+	if known.Inner == nil {
+		known.Inner = map[string]verdict{}
+	}
+	known.Inner[key] = v
 }
 
 // harmless remembers that a build survived; harmful forgets it.
@@ -138,8 +209,17 @@ func (l *learned) harmful(b build)  { l.setSurvived(b, false) }
 
 func (l *learned) setSurvived(b build, yes bool) {
 	l.learn(b, func(known *lesson) bool {
-		changed := known.Survived != yes
-		known.Survived = yes
+		changed := known.Survived != yes || known.Silent != ""
+		known.Survived, known.Silent = yes, ""
+		return changed
+	})
+}
+
+// silent remembers that a build is attached, and that no call has shown how it bears that.
+func (l *learned) silent(b build, path string) {
+	l.learn(b, func(known *lesson) bool {
+		changed := known.Silent != path
+		known.Silent = path
 		return changed
 	})
 }
@@ -174,7 +254,7 @@ func (l *learned) all() lessons {
 	for of, one := range l.builds {
 		if of.id != "" {
 			one := *one
-			one.Inner = maps.Clone(one.Inner)
+			one.Inner, one.Doubts = maps.Clone(one.Inner), maps.Clone(one.Doubts)
 			all.Builds = append(all.Builds, one)
 		}
 	}
@@ -194,4 +274,27 @@ func (l *learned) forgetOldest() {
 		}
 	}
 	delete(l.builds, oldest)
+}
+
+// Lessons are what a person may want to know of what was learned, one line for each.
+type Lessons struct {
+	Silent []string // builds that are attached, and no call has shown how they bear that
+	Doubts []string // cheaper places for probes that are not used, and why
+}
+
+// Learned reads them.
+func Learned(dir string) (l Lessons, err error) {
+	var kept lessons
+	if err := load(filepath.Join(dir, LearnedFile), &kept); err != nil && !errors.Is(err, errNothingKept) {
+		return Lessons{}, err
+	}
+	for _, b := range kept.Builds {
+		if b.Silent != "" && !b.Survived {
+			l.Silent = append(l.Silent, fmt.Sprintf("%s (build id %s)", target.OneLine(b.Silent), b.BuildID))
+		}
+		for _, place := range slices.Sorted(maps.Keys(b.Doubts)) {
+			l.Doubts = append(l.Doubts, fmt.Sprintf("build id %s at %s: %s", b.BuildID, place, b.Doubts[place]))
+		}
+	}
+	return l, nil
 }

@@ -112,8 +112,8 @@ func places(plan []placement, group target.Place) []placement {
 	return list
 }
 
-// explain says where the probes lie, a line for each site.
-func explain(sites []target.Site, judge judge) []string {
+// explain says where the probes lie, a line for each site; doubts says why an inner place is not used.
+func explain(sites []target.Site, judge judge, doubts func(*target.Place) string) []string {
 	lines := make([]string, 0, len(sites))
 	for _, s := range sites {
 		verdict := undecided
@@ -125,7 +125,7 @@ func explain(sites []target.Site, judge judge) []string {
 			lines = append(lines, fmt.Sprintf("%s: %s, %s", s.Symbol, inner.Name, inner.Class))
 		case disagreed:
 			s.Inner = nil
-			lines = append(lines, fmt.Sprintf("%s; %s is not used: other calls were seen there", s.Explain(), inner.Name))
+			lines = append(lines, fmt.Sprintf("%s; %s is not used: other calls were seen there%s", s.Explain(), inner.Name, doubts(inner)))
 		default:
 			lines = append(lines, s.Explain())
 		}

@@ -136,7 +136,7 @@ func (r *Registry) attach(e *entry, p target.Process, f target.File) bool {
 		a, err := r.open(f, build, only)
 		var lines []string
 		if err == nil {
-			lines = explain(a.file.Sites, a.judge(r))
+			lines = explain(a.file.Sites, a.judge(r), a.doubts(r))
 		}
 		attached, again := r.settle(e, p, try, a, lines, err)
 		if !again {

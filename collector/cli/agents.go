@@ -89,13 +89,15 @@ func uncovered(h *v1.Health) int {
 func attached(h *v1.Health) int {
 	n := 0
 	for _, p := range h.GetProbes() {
-		// A draining one still is: its last user has gone, and the next may come.
-		if p.GetState() == "attached" || p.GetState() == "draining" {
+		if isAttached(p) {
 			n++
 		}
 	}
 	return n
 }
+
+// isAttached holds for a draining one, too: its last user has gone, and the next may come.
+func isAttached(p *v1.Probe) bool { return p.GetState() == "attached" || p.GetState() == "draining" }
 
 func lostCell(h *v1.Health) cell {
 	var lost uint64

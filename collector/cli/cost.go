@@ -66,6 +66,15 @@ func probesText(h *v1.Health) string {
 	if n := h.GetOmitted()["probes"]; n > 0 {
 		text += fmt.Sprintf(", +%d more", n)
 	}
+	unheard := 0
+	for _, p := range h.GetProbes() {
+		if isAttached(p) && p.GetReason() != "" {
+			unheard++
+		}
+	}
+	if unheard > 0 {
+		text += fmt.Sprintf(" (%d without a call so far)", unheard)
+	}
 	for _, state := range []string{"canary", "suspended", "denied"} {
 		n := 0
 		for _, p := range h.GetProbes() {

@@ -32,7 +32,7 @@ func TestStatusSaysWhatIsLeftOutAndWhy(t *testing.T) {
 		Governor: &v1.Governor{Stage: "sampled", Since: timestamppb.New(noon.Add(-90 * time.Second)), AgentCores: 1.234, ProbeCores: 0.5, AgentBudgetCores: 1,
 			Cgroup: "/noisy\x1b[31m", Reason: "the agent used 1.23 cores over 10 s; one connection in 4 is kept"},
 		Gates: []*v1.Gate{{Name: "preempt", State: "passed", Detail: "fine"}, {Name: "uretprobe_seccomp", State: "refused", Detail: "a child was killed"}},
-		Probes: []*v1.Probe{{Library: "OpenSSL", Path: "/a", State: "attached"}, {Library: "OpenSSL", Path: "/b", State: "suspended", Reason: "too dear"},
+		Probes: []*v1.Probe{{Library: "OpenSSL", Path: "/a", State: "attached", Reason: "no call so far"}, {Library: "OpenSSL", Path: "/b", State: "suspended", Reason: "too dear"},
 			{Library: "OpenSSL", Path: "/c", State: "denied", Reason: "it crashed"}, {Library: "GnuTLS", Path: "/d", State: "canary", Reason: "in one process"}},
 		CgroupLosses: []*v1.CgroupLoss{{Cgroup: "/noisy", Reason: "pressure", Heads: 30, Calls: 90, Bytes: 5000}, {Cgroup: "/noisy", Reason: "ring_full", Heads: 1},
 			{Cgroup: "/quiet", Reason: "budget", Heads: 2}, {Cgroup: "/noisy", Reason: "sampled", Heads: 800, Bytes: 70000}},
@@ -43,7 +43,7 @@ func TestStatusSaysWhatIsLeftOutAndWhy(t *testing.T) {
 		"degraded sampled (not every connection is read) for /noisy", "since 1m: the agent used 1.23 cores over 10 s; one connection in 4 is kept",
 		"sampled 800 messages and 70kB were not looked at",
 		"gate uretprobe_seccomp refused: a child was killed",
-		"probes 1 of 4 attached, 1 canary, 1 suspended, 1 denied",
+		"probes 1 of 4 attached (1 without a call so far), 1 canary, 1 suspended, 1 denied",
 		"n1 OpenSSL /b too dear", "n1 OpenSSL /c it crashed",
 		"n1 /noisy 31 90 5.0kB pressure 30, ring_full 1", "n1 /quiet 2 0 0B budget 2",
 	} {
@@ -51,7 +51,7 @@ func TestStatusSaysWhatIsLeftOutAndWhy(t *testing.T) {
 			t.Errorf("%q is missing:\n%s", want, got)
 		}
 	}
-	for _, no := range []string{"\x1b", "gate preempt", "800 0"} {
+	for _, no := range []string{"\x1b", "gate preempt", "800 0", "OpenSSL /a"} {
 		if strings.Contains(got, no) {
 			t.Errorf("%q is there:\n%s", no, got)
 		}

@@ -60,6 +60,9 @@ func printDenials(w World, agents []*v1.Agent) error {
 	return finish(w, t, n, "more denied build")
 }
 
+// notProbed reports whether a file has no probes, or not in all who map it. What an attached one has to say is no gap.
+func notProbed(p *v1.Probe) bool { return p.GetReason() != "" && !isAttached(p) }
+
 // printProbes names the files that are not probed and why, each once: many containers may have it from one image.
 func printProbes(w World, agents []*v1.Agent) error {
 	t := newTable(w, false, column{head: "NODE", max: 32}, column{head: "NOT PROBED", max: 48}, column{head: "WHY", wraps: true})
@@ -68,7 +71,7 @@ func printProbes(w World, agents []*v1.Agent) error {
 	var order []row
 	for _, a := range agents {
 		for _, p := range a.GetHealth().GetProbes() {
-			if p.GetReason() == "" || p.GetState() == "denied" && isDenied(a.GetHealth(), p.GetBuildId()) {
+			if !notProbed(p) || p.GetState() == "denied" && isDenied(a.GetHealth(), p.GetBuildId()) {
 				continue
 			}
 			r := row{a.GetNode(), p.GetLibrary() + " " + p.GetPath(), p.GetReason()}

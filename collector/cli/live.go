@@ -212,7 +212,7 @@ func (l *live) agent(a *v1.Agent) error {
 	}
 	var lines []string
 	for _, p := range h.GetProbes() {
-		if p.GetReason() != "" && p.GetState() != "canary" {
+		if notProbed(p) && p.GetState() != "canary" {
 			lines = append(lines, "not seen: "+p.GetLibrary()+" "+p.GetPath()+": "+p.GetReason())
 		}
 	}
