@@ -98,8 +98,10 @@ func roundAge(n uint64) uint64 {
 
 func allowOrigin(v string) string {
 	switch {
-	case v == "*" || v == "null":
-		return v
+	case v == "*":
+		return "*"
+	case v == "null":
+		return "null"
 	case strings.HasPrefix(v, "https://"):
 		return "https"
 	case strings.HasPrefix(v, "http://"):
@@ -119,7 +121,7 @@ func httpDate(v string) string {
 // deprecation reads RFC 9745 ("@" and seconds) and its drafts (true, a date).
 func deprecation(v string) string {
 	if v == "true" {
-		return v
+		return "true"
 	}
 	if strings.HasPrefix(v, "@") {
 		n, err := strconv.ParseInt(v[1:], 10, 40)

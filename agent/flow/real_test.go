@@ -84,7 +84,7 @@ func TestRealStacks(t *testing.T) {
 			seen := map[bool]map[string]int{false: {}, true: {}}
 			shared := &tapped{begun: time.Now()}
 			shared.flow = New(Config{Emit: func(s *Stream, x *parse.Exchange) {
-				seen[s.Client][x.Request.Target]++
+				seen[s.Client][strings.Clone(x.Request.Target)]++
 				if got := field(x.Response, "x-of"); got != x.Request.Target {
 					t.Errorf("%s was given the response to %s", x.Request.Target, got)
 				}

@@ -40,7 +40,7 @@ func newWorld(t *testing.T, seed uint64, lose float64) *world {
 			if x.Request.Target != want && !unknown {
 				t.Errorf("seed %d: request %s was given the response to %s", seed, x.Request.Target, want)
 			}
-			w.calls = append(w.calls, x.Request.Target)
+			w.calls = append(w.calls, strings.Clone(x.Request.Target))
 		},
 		Settled: func(s *Stream, n Told) {
 			w.told[s.ID], w.ends[s.Conn] = w.told[s.ID].plus(n), w.ends[s.Conn].plus(n)

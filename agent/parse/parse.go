@@ -27,7 +27,8 @@ type Field struct {
 	Value string
 }
 
-// Message is one request or one response. It is valid only until emit returns.
+// Message is one request or one response. It and its strings are valid only until emit returns: what is to live longer is
+// cloned.
 type Message struct {
 	Protocol string // "http/1.0", "http/1.1", "http/2"
 
@@ -56,6 +57,8 @@ type Message struct {
 	// Shed: a response that was left out on purpose. That it was given is known, not what it says; End and BodyBytes are of
 	// what passed in its place, heads and framing included.
 	Shed bool
+
+	head []byte // what the strings are pieces of, where the parser uses Hold
 }
 
 // Exchange is a request and its response.

@@ -147,16 +147,15 @@ func (p *Parser) head(h *half, b []byte, at time.Duration) {
 	}
 }
 
-// parseHead makes one string of the head; every field is a piece of it.
+// parseHead makes one text of the head; every field is a piece of it.
 func (p *Parser) parseHead(side parse.Side, b []byte) (*parse.Message, framing, bool) {
 	var f framing
-	p.scratch = append(p.scratch[:0], b...)
-	b = p.scratch
+	m := p.pool.Get()
+	b = m.Hold(b)
 	line := bytes.IndexByte(b, '\n') + 1
 	first := trimEnd(b[:line])
-	m := p.pool.Get()
 	dropped := p.split(b, line, &f)
-	s := string(b)
+	s := m.Text()
 	if !startLine(m, side, s[:len(first)]) {
 		return nil, f, false
 	}

@@ -130,11 +130,10 @@ type Parser struct {
 	at        time.Duration
 	strikes   int
 
-	counts  parse.Counts
-	scratch []byte
-	spans   []span
-	spare   []*call
-	pool    parse.Pool
+	counts parse.Counts
+	spans  []span
+	spare  []*call
+	pool   parse.Pool
 }
 
 // New makes a parser. late says that the stream was joined after its first byte.

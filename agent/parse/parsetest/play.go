@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spile/spile/agent/parse"
@@ -51,11 +52,21 @@ type Message struct {
 func message(m *parse.Message) Message {
 	ms := func(d time.Duration) int64 { return d.Milliseconds() }
 	return Message{
-		Protocol: m.Protocol, Method: m.Method, Target: m.Target, Authority: m.Authority, Scheme: m.Scheme,
-		Status: m.Status, Shed: m.Shed, Header: slices.Clone(m.Header), Trailer: slices.Clone(m.Trailer),
+		Protocol: strings.Clone(m.Protocol), Method: strings.Clone(m.Method), Target: strings.Clone(m.Target),
+		Authority: strings.Clone(m.Authority), Scheme: strings.Clone(m.Scheme),
+		Status: m.Status, Shed: m.Shed, Header: fields(m.Header), Trailer: fields(m.Trailer),
 		Body: string(m.Body), BodyBytes: m.BodyBytes, Times: [3]int64{ms(m.Start), ms(m.HeadEnd), ms(m.End)},
 		Complete: m.Complete, Truncated: m.BodyTruncated, Unknown: m.UnknownHeaders,
 	}
+}
+
+// fields copies fields, which are pieces of a message's text.
+func fields(list []parse.Field) []parse.Field {
+	list = slices.Clone(list)
+	for i, f := range list {
+		list[i] = parse.Field{Name: strings.Clone(f.Name), Value: strings.Clone(f.Value)}
+	}
+	return list
 }
 
 // Play replays a talk. It checks what must hold for any talk: only exchanges with whole heads are emitted, and the
