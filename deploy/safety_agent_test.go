@@ -18,8 +18,8 @@ func steady(t testing.TB, uris string, requests, perSecond int, args ...string) 
 	return start(t, "h2load", append([]string{"-n", strconv.Itoa(requests), "-c", "8", "--rps", strconv.Itoa((perSecond + 7) / 8), "-i", uris}, args...)...)
 }
 
-// TestSafetyKilled kills agents under load, while they load, attach and watch. The clients notice nothing, and the server's
-// code is at once what its files hold.
+// TestSafetyKilled kills agents under load, while they load, attach and watch. The clients notice nothing, the server's code is
+// at once what its files hold, and its memory does not grow.
 func TestSafetyKilled(t *testing.T) {
 	needsRoot(t)
 	const perSecond = 400
@@ -29,8 +29,11 @@ func TestSafetyKilled(t *testing.T) {
 	p := startPair(t)
 	load := steady(t, server.targets(t, "https://127.0.0.1:8443"), requests, perSecond, "--h1")
 	random := rand.New(rand.NewPCG(4, 1))
-	rounds := 0
+	rounds, first := 0, 0
 	for ; !ended(load); rounds++ {
+		if rounds == 2 { // it was probed, and it was let go of
+			first = resident(t, worker)
+		}
 		if rounds%2 == 0 {
 			p.ready()
 			probed(t, worker)
@@ -45,9 +48,13 @@ func TestSafetyKilled(t *testing.T) {
 		p.startAgent()
 	}
 	flawless(t, load, requests)
-	t.Logf("%d agents were killed in %d requests", rounds, requests)
+	last := resident(t, worker)
+	t.Logf("%d agents were killed in %d requests; the server has %d KiB, after two agents it had %d", rounds, requests, last>>10, first>>10)
 	if rounds < 3 {
 		t.Errorf("only %d agents were killed: the load was too short", rounds)
+	}
+	if last > first && !alike(first, last, 5) {
+		t.Errorf("the server grew from %d to %d KiB, more than 5 %%", first>>10, last>>10)
 	}
 	p.ready()
 	before := p.total()
@@ -139,14 +146,15 @@ func TestSafetyOutOfMemory(t *testing.T) {
 	flawless(t, load, requests)
 }
 
-// TestSafetyStopped stops the agent while its rings run over. The clients notice nothing, and afterwards seen + lost is what
-// was sent.
+// TestSafetyStopped stops the agent while its rings run over. The clients notice nothing, afterwards seen + lost is what was
+// sent, and memory is what it was.
 func TestSafetyStopped(t *testing.T) {
 	needsRoot(t)
 	const perSecond = 1000
-	pause := sized(5, 60)
-	requests := (pause + 3) * perSecond
+	before, pause, after := sized(1, 20), sized(5, 60), sized(2, 20) // seconds
+	requests := (before + pause + after) * perSecond
 	server := startOwnNginx(t)
+	worker := server.worker(t)
 	p := startPair(t, "SPILE_RING_BYTES=1048576")
 	loads := []*process{
 		steady(t, server.targets(t, "https://127.0.0.1:8443"), requests, perSecond, "--h1"),
@@ -154,6 +162,9 @@ func TestSafetyStopped(t *testing.T) {
 	}
 	sent := uint64(len(loads) * requests)
 	eventually(t, 10*time.Second, "calls", func() bool { return p.total() > 200 })
+	time.Sleep(time.Duration(before) * time.Second)
+	agent := p.agentProc.Process.Pid
+	first, firstServer := resident(t, agent), resident(t, worker)
 	must(t, p.agentProc.Process.Signal(syscall.SIGSTOP))
 	time.Sleep(time.Duration(pause) * time.Second)
 	must(t, p.agentProc.Process.Signal(syscall.SIGCONT))
@@ -174,4 +185,15 @@ func TestSafetyStopped(t *testing.T) {
 	if lost == 0 {
 		t.Errorf("nothing was lost in %d s: the ring was not small enough to show anything", pause)
 	}
+	last, lastServer := resident(t, agent), resident(t, worker)
+	t.Logf("the agent: %d KiB before, %d after; the server: %d and %d", first>>10, last>>10, firstServer>>10, lastServer>>10)
+	if percent := sized(25, 5); last > first && !alike(first, last, percent) || lastServer > firstServer && !alike(firstServer, lastServer, 5) {
+		t.Errorf("the agent grew from %d to %d KiB or the server from %d to %d, more than %d and 5 %%", first>>10, last>>10, firstServer>>10, lastServer>>10, percent)
+	}
+	programs, links := held(t, agent)
+	if code := p.agentProc.stop(t, 5*time.Second); code != 0 {
+		t.Errorf("the agent ended with %d:\n%s", code, p.agentProc.log)
+	}
+	gone(t, programs, links)
+	unprobed(t, worker)
 }

@@ -83,26 +83,38 @@ func hotClient(c net.Conn, end time.Time) (calls uint64, err error) {
 	return calls, nil
 }
 
-// TestSafetyHot is not a test by itself: it is the neighbour of TestSafetyNeighbour, a server and its clients in one process,
-// as fast as they can, for as long as they are told. It says how many calls there were.
+// TestSafetyHot is not a test by itself: it is the neighbour of TestSafetyNeighbour, a server that says where it listens, or its
+// clients, as fast as they can for as long as they are told. They say how many calls there were.
 func TestSafetyHot(t *testing.T) {
-	length, err := time.ParseDuration(os.Getenv(hotEnv))
-	if err != nil {
+	var length time.Duration
+	address := ""
+	switch how := os.Getenv(hotEnv); how {
+	case "":
 		t.Skip("run by TestSafetyNeighbour")
+	case "serve":
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		fmt.Println("listens on", l.Addr())
+		for {
+			c, err := l.Accept()
+			must(t, err)
+			go hotServer(c)
+		}
+	default:
+		var long string
+		_, err := fmt.Sscan(how, &address, &long)
+		must(t, err)
+		length, err = time.ParseDuration(long)
+		must(t, err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
 	var calls atomic.Uint64
 	var all sync.WaitGroup
 	began := time.Now()
 	for range hotConns {
-		client, err := net.Dial("tcp", l.Addr().String())
+		c, err := net.Dial("tcp", address)
 		must(t, err)
-		server, err := l.Accept()
-		must(t, err)
-		go hotServer(server)
 		all.Go(func() {
-			n, err := hotClient(client, began.Add(length))
+			n, err := hotClient(c, began.Add(length))
 			calls.Add(n)
 			if err != nil {
 				t.Error(err)
@@ -135,59 +147,94 @@ func cgroupOf(t testing.TB, name string) (path string, enter func(name string, a
 	return "", nil
 }
 
-// TestSafetyNeighbour runs a process at the highest rate it can reach beside a quiet one in another cgroup: the quiet one loses
-// less than 1 % of its calls, and what is lost is counted, to the call and by cgroup.
+// TestSafetyNeighbour runs a server at 500,000 calls a second or more beside a quiet one in another cgroup: the quiet one loses
+// less than 1 % of its calls, and of both what is seen and what is lost is what was sent, to the call.
 func TestSafetyNeighbour(t *testing.T) {
 	needsRoot(t)
-	const perSecond = 200
-	length := sized(5, 30)
-	requests := (length + 2) * perSecond
+	const perSecond, hotPerSecond = 200, 500_000
+	length := sized(5*time.Second, 30*time.Second)
+	requests := int(length/time.Second+2) * perSecond
 	quiet, inQuiet := cgroupOf(t, "quiet")
 	hot, inHot := cgroupOf(t, "hot")
 	server := prepareNginx(t)
 	server.process = begin(t, inQuiet("nginx", "-p", server.dir, "-c", filepath.Join(server.dir, "nginx.conf")))
 	eventually(t, 10*time.Second, "nginx listens", func() bool { return dials("127.0.0.1:8080") })
+	program, err := os.Readlink("/proc/self/exe")
+	must(t, err)
+	neighbour := func(how string) *process {
+		cmd := inHot(program, "-test.run=^TestSafetyHot$")
+		cmd.Env = append(os.Environ(), hotEnv+"="+how)
+		return begin(t, cmd)
+	}
+	hotServer := neighbour("serve")
+	var address string
+	eventually(t, 10*time.Second, "the neighbour listens", func() bool {
+		_, err := fmt.Sscanf(hotServer.log.String(), "listens on %s\n", &address)
+		return err == nil
+	})
 	// Without a governor, which would slow the neighbour down by itself.
 	p := startPair(t, "SPILE_CPU_BUDGET=0", "SPILE_PROBE_BUDGET=0", "SPILE_LIBRARY_BUDGET=0")
 	load := begin(t, inQuiet("h2load", "--h1", "-n", strconv.Itoa(requests), "-c", "4", "--rps", strconv.Itoa(perSecond/4), "https://127.0.0.1:8443/health"))
 	time.Sleep(time.Second)
-	program, err := os.Readlink("/proc/self/exe")
-	must(t, err)
-	neighbour := inHot(program, "-test.run=^TestSafetyHot$")
-	neighbour.Env = append(os.Environ(), fmt.Sprintf("%s=%ds", hotEnv, length))
-	busy := begin(t, neighbour)
-	<-busy.done
+	clients := neighbour(fmt.Sprint(address, " ", length))
+	<-clients.done
 	flawless(t, load, requests)
-	calls, rate := hotCalls(t, busy.log.String())
-	sent := calls + uint64(requests)
+	calls, rate := hotCalls(t, clients.log.String())
+	if rate < hotPerSecond {
+		t.Errorf("the neighbour made %.0f calls a second, want %d: the machine is too busy to show anything", rate, hotPerSecond)
+	}
 
-	var seen, lost uint64
-	for end := time.Now().Add(time.Minute); seen+lost < sent && time.Now().Before(end); time.Sleep(time.Second) {
-		seen, lost = p.total(), p.count("flow", "lost_server")
+	// By process: one of each cgroup is a server.
+	ends := func() (q, h coverageLine) { return p.callsOf(server.worker(t)), p.callsOf(hotServer.Process.Pid) }
+	var q, h coverageLine
+	for end := time.Now().Add(time.Minute); q.Calls+q.LostCalls < uint64(requests) || h.Calls+h.LostCalls < calls; time.Sleep(200 * time.Millisecond) {
+		if q, h = ends(); time.Now().After(end) {
+			break
+		}
 	}
 	time.Sleep(healthEvery) // what would be counted twice would come late
-	seen, lost = p.total(), p.count("flow", "lost_server")
+	q, h = ends()
+	t.Logf("the neighbour: %d calls at %.0f/s, %d of them seen, %d lost; the quiet one: %d calls at %d/s, %d of them seen, %d lost", calls, rate, h.Calls, h.LostCalls, requests, perSecond, q.Calls, q.LostCalls)
+	if h.Calls+h.LostCalls != calls {
+		t.Errorf("the neighbour: seen %d + lost %d = %d, want %d", h.Calls, h.LostCalls, h.Calls+h.LostCalls, calls)
+	}
+	if q.Calls+q.LostCalls != uint64(requests) {
+		t.Errorf("the quiet one: seen %d + lost %d = %d, want %d", q.Calls, q.LostCalls, q.Calls+q.LostCalls, requests)
+	}
+	if q.LostCalls*100 >= uint64(requests) {
+		t.Errorf("the quiet one lost %d of %d calls, 1 %% or more", q.LostCalls, requests)
+	}
+	if h.LostCalls == 0 {
+		t.Error("the neighbour lost nothing: it was not fast enough to show anything")
+	}
 	of := map[string]uint64{}
 	for _, e := range p.endpoints() {
 		of[e.Service] += e.Calls
 	}
-	t.Logf("the neighbour: %d calls at %.0f/s, %d of them seen; the quiet one: %d calls at %d/s, %d of them seen; lost %d", calls, rate, of["hot.example"], requests, perSecond, of["127.0.0.1"], lost)
-	if seen+lost != sent {
-		t.Errorf("seen %d + lost %d = %d, want %d", seen, lost, seen+lost, sent)
+	// What is shown are the same calls, and those of which only the client's end was seen.
+	if n := of["127.0.0.1"]; n < q.Calls || n > uint64(requests) {
+		t.Errorf("the inventory has %d calls of the quiet one, its server's end %d", n, q.Calls)
 	}
-	// The slice shares two cores with other packages' tests: there it must only fare far better than its neighbour.
-	if least := uint64(requests) * uint64(99) / 100; of["127.0.0.1"] < least {
-		t.Errorf("the quiet one's calls: %d seen of %d, want %d", of["127.0.0.1"], requests, least)
+	if n := of["hot.example"]; n < h.Calls || n > calls {
+		t.Errorf("the inventory has %d calls of the neighbour, its server's end %d", n, h.Calls)
 	}
-	if of["hot.example"] == calls {
-		t.Error("the neighbour lost nothing: it was not fast enough to show anything")
-	}
-	p.checkLosses(t, hot, quiet, calls-of["hot.example"])
+	p.checkLosses(t, hot, quiet, h.LostCalls, p.callsOf(clients.Process.Pid).LostCalls)
 }
 
-// checkLosses says that the losses of all cgroups are the kernel's counters, that the hot one lost at least one head of each
-// lost call and at most all four, and the quiet one next to nothing.
-func (p *pair) checkLosses(t *testing.T, hot, quiet string, hotLost uint64) {
+// callsOf is what became of the calls at a process's ends of connections.
+func (p *product) callsOf(pid int) coverageLine {
+	p.t.Helper()
+	for _, row := range p.agent().Health.Coverage {
+		if row.PID == pid {
+			return row
+		}
+	}
+	return coverageLine{}
+}
+
+// checkLosses says that the losses of all cgroups are the kernel's counters (TestRingFullByCgroup counts each), that the hot one
+// lost the heads of most of the calls that its two ends lost and of no other, and the quiet one next to nothing.
+func (p *pair) checkLosses(t *testing.T, hot, quiet string, atServer, atClients uint64) {
 	t.Helper()
 	sums, heads := map[string]uint64{}, map[string]uint64{}
 	for _, l := range p.agent().Health.CgroupLosses {
@@ -201,8 +248,10 @@ func (p *pair) checkLosses(t *testing.T, hot, quiet string, hotLost uint64) {
 			t.Errorf("the kernel counts %d %s, its cgroups %d", n, name, sum)
 		}
 	}
-	if n := heads[hot]; n < hotLost || n > 4*hotLost {
-		t.Errorf("%s lost %d heads of %d lost calls", hot, n, hotLost)
+	// Of HTTP/2 requests are counted, as one end writes and the other reads them. Some arrive and cannot be read: the bytes
+	// before them are missing.
+	if n := heads[hot]; n < (atServer+atClients)/2 || n > atServer+atClients {
+		t.Errorf("%s lost %d heads; its server lost %d calls, its clients %d", hot, n, atServer, atClients)
 	}
 	if n := heads[quiet]; n > heads[hot]/100 {
 		t.Errorf("%s lost %d heads, %s %d", quiet, n, hot, heads[hot])
