@@ -53,6 +53,14 @@ func called(d probe.Denial) string {
 	return "the file " + d.Name() + " alone: others than root may write into it"
 }
 
+// ofData is the flag that a command needs to reach the data of an agent that keeps it elsewhere.
+func ofData(dir string) string {
+	if dir == defaultData {
+		return ""
+	}
+	return " --data " + dir
+}
+
 // deniedChecks tells of the builds that are not probed because of what they did.
 func deniedChecks(dir string) []diagnose.Check {
 	denied, err := probe.Denials(dir)
@@ -64,7 +72,7 @@ func deniedChecks(dir string) []diagnose.Check {
 	for _, d := range denied {
 		checks = append(checks, diagnose.Check{Name: "denied", Verdict: diagnose.Warn,
 			Detail: fmt.Sprintf("%s (%s) is not probed since %s: %s", d.Path, called(d), d.When.Format("2006-01-02"), d.Why),
-			Remedy: "once the cause is gone: spile-agent allow " + d.Name()})
+			Remedy: "once the cause is gone: spile-agent allow " + d.Name() + ofData(dir)})
 	}
 	if checks == nil {
 		checks = []diagnose.Check{{Name: "denied", Verdict: diagnose.OK, Detail: "no build is denied in " + dir}}

@@ -59,9 +59,10 @@ func TestAllow(t *testing.T) {
 }
 
 func TestDoctorTellsOfDeniedBuilds(t *testing.T) {
-	checks := deniedChecks(deniedIn(t, deniedList))
-	if len(checks) != 3 || checks[0].Verdict != diagnose.Warn || !strings.Contains(checks[1].Detail, "SIGTRAP") || checks[1].Remedy != "once the cause is gone: spile-agent allow aa11" ||
-		!strings.Contains(checks[2].Detail, "2049:77 alone") || !strings.HasSuffix(checks[2].Remedy, "allow 2049:77") {
+	dir := deniedIn(t, deniedList)
+	checks := deniedChecks(dir)
+	if len(checks) != 3 || checks[0].Verdict != diagnose.Warn || !strings.Contains(checks[1].Detail, "SIGTRAP") || checks[1].Remedy != "once the cause is gone: spile-agent allow aa11 --data "+dir ||
+		!strings.Contains(checks[2].Detail, "2049:77 alone") || !strings.HasSuffix(checks[2].Remedy, "allow 2049:77 --data "+dir) {
 		t.Errorf("%+v", checks)
 	}
 	if checks := deniedChecks(t.TempDir()); len(checks) != 1 || checks[0].Verdict != diagnose.OK {

@@ -43,6 +43,9 @@ type config struct {
 	raw       bool
 }
 
+// defaultData is where an agent keeps its data.
+const defaultData = "/var/lib/spile-agent"
+
 // list is a flag that may be given more than once; in the environment its values are separated by white space.
 type list []string
 
@@ -59,7 +62,7 @@ func (c *config) flags() *flag.FlagSet {
 	c.cpu, c.probes, c.output = 1, float64(runtime.NumCPU())/2, "table"
 	f.StringVar(&c.file, "config", "", "YAML `file` with the keys below, dashes written as underscores")
 	f.StringVar(&c.collector, "collector", "127.0.0.1:7741", "`address` of the collector")
-	f.StringVar(&c.data, "data", "/var/lib/spile-agent", "`directory` for the spool, the install key and what is known of builds (made 0700)")
+	f.StringVar(&c.data, "data", defaultData, "`directory` for the spool, the install key and what is known of builds (made 0700)")
 	f.StringVar(&c.node, "node", "", "`name` of this node (default: the certificate's; needed with a certificate for any node)")
 	f.StringVar(&c.ca, "ca", "", "`file` with the collector's CA certificate")
 	f.StringVar(&c.cert, "cert", "", "`file` with this agent's certificate (spile agents enroll makes it)")

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"text/tabwriter"
+	"io"
 
 	diagnose "github.com/spile/spile/agent/doctor"
 	"github.com/spile/spile/agent/gate"
@@ -16,9 +18,16 @@ var errUnhealthy = errors.New("the agent cannot work here")
 
 // doctor shows what this kernel and host allow.
 func doctor(ctx context.Context, w world, c config, _ []string) error {
-	checks := diagnose.Doctor(ctx, diagnose.ThisHost())
+	dirs := []string{c.data}
+	if c.data == defaultData {
+		dirs = append(dirs, upData)
+	}
+	known, host := lookUp(dirs...), diagnose.ThisHost()
+	host.InUse = known.inUse
+	checks := diagnose.Doctor(ctx, host)
 	checks = append(checks, gateChecks(gate.Test(ctx, gate.ThisHost()))...)
-	checks = append(checks, deniedChecks(c.data)...)
+	checks = append(checks, known.check())
+	checks = append(checks, deniedChecks(known.dir)...)
 	if c.output == "json" {
 		out := json.NewEncoder(w.stdout)
 		for _, check := range checks {
@@ -27,22 +36,7 @@ func doctor(ctx context.Context, w world, c config, _ []string) error {
 			}
 		}
 	} else {
-		out := tabwriter.NewWriter(w.stdout, 0, 0, 2, ' ', 0)
-		for _, check := range checks {
-			fmt.Fprintf(out, "%s\t%s\t%s\n", check.Verdict, check.Name, check.Detail)
-			if check.Remedy != "" {
-				fmt.Fprintf(out, "\t\t→ %s\n", check.Remedy)
-			}
-			file := ""
-			for _, site := range check.Sites {
-				if site.File != file {
-					file = site.File
-					fmt.Fprintf(out, "\t\t  %s (%s)\n", file, site.Library)
-				}
-				fmt.Fprintf(out, "\t\t    %s\n", site)
-			}
-		}
-		if err := out.Flush(); err != nil {
+		if err := printChecks(w.stdout, checks); err != nil {
 			return err
 		}
 	}
@@ -50,6 +44,45 @@ func doctor(ctx context.Context, w world, c config, _ []string) error {
 		return errUnhealthy
 	}
 	return nil
+}
+
+// printChecks shows checks in three columns; what does not fit a terminal goes on below.
+func printChecks(to io.Writer, checks []diagnose.Check) error {
+	out := bufio.NewWriter(to)
+	width := 0
+	for _, c := range checks {
+		width = max(width, len(c.Name))
+	}
+	left := len("warn") + 2 + width + 2
+	below := func(indent int, first, text string) {
+		const hang = "  "
+		for i, line := range wrapped(first+text, helpWidth-left-indent-len(hang)) {
+			if i > 0 {
+				line = hang + line
+			}
+			fmt.Fprintf(out, "%*s%s\n", left+indent, "", line)
+		}
+	}
+	for _, c := range checks {
+		fmt.Fprintf(out, "%-4s  %-*s  ", c.Verdict, width, c.Name)
+		lines := wrapped(c.Detail, helpWidth-left)
+		fmt.Fprintln(out, lines[0])
+		for _, line := range lines[1:] {
+			fmt.Fprintf(out, "%*s%s\n", left, "", line)
+		}
+		if c.Remedy != "" {
+			below(0, "→ ", c.Remedy)
+		}
+		file := ""
+		for _, site := range c.Sites {
+			if site.File != file {
+				file = site.File
+				below(2, "", fmt.Sprintf("%s (%s, build id %s)", file, site.Library, cmp.Or(site.BuildID, "none")))
+			}
+			below(4, "", site.String())
+		}
+	}
+	return out.Flush()
 }
 
 // gateChecks tells what was tried on a program of our own. A gate that is refused takes away a part of the service.

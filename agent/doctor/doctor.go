@@ -38,6 +38,8 @@ type Host struct {
 	Try map[Feature]func() error
 	// Libraries describes the TLS libraries that are installed.
 	Libraries func() []target.File
+	// InUse says which place of a function an agent uses, "" = nobody knows. It may be nil.
+	InUse func(f target.File, s target.Site) string
 }
 
 // ThisHost is the machine that runs.

@@ -18,6 +18,8 @@ type Site struct {
 	Class       string `json:"class"`
 	Inner       *Inner `json:"inner,omitempty"`
 	NoInner     string `json:"no_inner,omitempty"` // why none was found, where one would be cheaper
+	BuildID     string `json:"build_id,omitempty"`
+	InUse       string `json:"in_use,omitempty"` // by the agent whose data was looked at
 	line        string
 }
 
@@ -29,7 +31,12 @@ type Inner struct {
 }
 
 // String is one line for a person.
-func (s Site) String() string { return s.line }
+func (s Site) String() string {
+	if s.InUse == "" {
+		return s.line
+	}
+	return s.line + "; in use: " + s.InUse
+}
 
 // probeSites judges the code of the libraries that are installed. What a container brings is judged when it is mapped.
 func (h Host) probeSites() Check {
@@ -48,6 +55,9 @@ func (h Host) probeSites() Check {
 		}
 		for _, at := range f.Sites {
 			s := siteOf(f, at)
+			if h.InUse != nil {
+				s.InUse = h.InUse(f, at)
+			}
 			switch {
 			case s.Inner != nil:
 				inner++
@@ -75,7 +85,7 @@ func (h Host) probeSites() Check {
 func siteOf(f target.File, at target.Site) Site {
 	s := Site{
 		File: f.Path, Library: f.Library, Function: at.Symbol, Offset: at.Offset, Instruction: at.Code,
-		Class: string(at.Class), NoInner: at.NoInner, line: at.Explain(),
+		Class: string(at.Class), NoInner: at.NoInner, BuildID: f.ID.BuildID, line: at.Explain(),
 	}
 	if at.Inner != nil {
 		s.Inner = &Inner{Name: at.Inner.Name, Offset: at.Inner.Offset, Class: string(at.Inner.Class)}
