@@ -97,6 +97,7 @@ func denialRows(denied []probe.Denial) (rows []*v1.Denial, omitted uint64) {
 	for _, d := range denied[:min(len(denied), maxDenialRows)] {
 		rows = append(rows, &v1.Denial{
 			BuildId: cmp.Or(d.BuildID, d.Name()), Library: d.Library, Path: d.Path, Reason: d.Reason(), Evidence: d.Evidence, Since: timestamppb.New(d.When),
+			Name: d.Name(),
 		})
 	}
 	return rows, uint64(len(denied) - len(rows))

@@ -84,8 +84,11 @@ func TestADeniedProgramIsNamedWhenItIsGone(t *testing.T) {
 	if len(rows) != 1 || omitted != 0 {
 		t.Fatalf("%v, %d", rows, omitted)
 	}
-	if r := rows[0]; r.BuildId != one.BuildID || r.Library != one.Library || r.Path != one.Path || r.Reason != one.Why || r.Evidence != one.Evidence || !r.Since.AsTime().Equal(when) {
+	if r := rows[0]; r.BuildId != one.BuildID || r.Name != one.BuildID || r.Library != one.Library || r.Path != one.Path || r.Reason != one.Why || r.Evidence != one.Evidence || !r.Since.AsTime().Equal(when) {
 		t.Errorf("%v", r)
+	}
+	if rows, _ := denialRows([]probe.Denial{{BuildID: "c0ffee", File: &probe.OneFile{Device: 5, Inode: 6}}}); rows[0].Name != "5:6" || rows[0].BuildId != "c0ffee" {
+		t.Errorf("a file alone: %v", rows[0])
 	}
 	if rows, omitted := denialRows(make([]probe.Denial, maxDenialRows+5)); len(rows) != maxDenialRows || omitted != 5 {
 		t.Errorf("%d rows, %d omitted", len(rows), omitted)

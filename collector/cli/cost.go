@@ -184,7 +184,7 @@ func tellCost(now time.Time, h *v1.Health, tell func(key, text string) error) er
 		}
 	}
 	for _, d := range h.GetDenials() {
-		if err := tell("denied "+d.GetBuildId(), "denied: "+cmp.Or(d.GetPath(), "a file that was gone")+" (build id "+orNone(d.GetBuildId())+") is not probed any more: "+
+		if err := tell("denied "+allowName(d), "denied: "+cmp.Or(d.GetPath(), "a file that was gone")+" (build id "+orNone(d.GetBuildId())+") is not probed any more: "+
 			whyDenied(d)); err != nil {
 			return err
 		}

@@ -20,16 +20,22 @@ func orNone(buildID string) string { return cmp.Or(buildID, "none") }
 func deniedBuilds(h *v1.Health) int {
 	files := 0
 	for _, p := range h.GetProbes() {
-		if p.GetState() == "denied" && !isDenied(h, p.GetBuildId()) {
+		if p.GetState() == "denied" && !isDenied(h, p) {
 			files++
 		}
 	}
 	return files + len(h.GetDenials())
 }
 
-func isDenied(h *v1.Health, buildID string) bool {
-	return slices.ContainsFunc(h.GetDenials(), func(d *v1.Denial) bool { return d.GetBuildId() == buildID })
+// isDenied reports whether a denied file is told of by a denial: of its build, or of it alone.
+func isDenied(h *v1.Health, p *v1.Probe) bool {
+	return slices.ContainsFunc(h.GetDenials(), func(d *v1.Denial) bool {
+		return d.GetBuildId() == p.GetBuildId() && (allowName(d) == d.GetBuildId() || d.GetPath() == p.GetPath())
+	})
 }
+
+// allowName is what spile-agent allow takes.
+func allowName(d *v1.Denial) string { return cmp.Or(d.GetName(), d.GetBuildId()) }
 
 // whyDenied is the reason and, behind it, what was seen.
 func whyDenied(d *v1.Denial) string {
@@ -50,7 +56,7 @@ func printDenials(w World, agents []*v1.Agent) error {
 			if n++; n > maxUnprobed {
 				continue
 			}
-			why := join("; ", whyDenied(d), "spile-agent allow "+d.GetBuildId()+" lets probes in again")
+			why := join("; ", whyDenied(d), "spile-agent allow "+allowName(d)+" lets probes in again")
 			name := cmp.Or(strings.TrimSpace(d.GetLibrary()+" "+d.GetPath()), "a file that was gone")
 			if err := t.Add(text(a.GetNode()), cell{name, bold}, text(orNone(d.GetBuildId())), text(ago(now, d.GetSince())), text(why)); err != nil {
 				return err
@@ -71,7 +77,7 @@ func printProbes(w World, agents []*v1.Agent) error {
 	var order []row
 	for _, a := range agents {
 		for _, p := range a.GetHealth().GetProbes() {
-			if !notProbed(p) || p.GetState() == "denied" && isDenied(a.GetHealth(), p.GetBuildId()) {
+			if !notProbed(p) || p.GetState() == "denied" && isDenied(a.GetHealth(), p) {
 				continue
 			}
 			r := row{a.GetNode(), p.GetLibrary() + " " + p.GetPath(), p.GetReason()}

@@ -18,9 +18,11 @@ func TestADeniedBuildIsNamed(t *testing.T) {
 			{BuildId: "go:x1", Library: "Go", Path: "/app/brief", Reason: "it ran into a probe", Evidence: "brief (9), SIGTRAP", Since: timestamppb.New(noon.Add(-3 * time.Minute))},
 			{BuildId: "aa", Library: "OpenSSL", Path: "/lib/libssl.so.3", Reason: "it crashed"},
 			{BuildId: "bb", Reason: "it crashed"},
+			{BuildId: "ee", Name: "5:6", Path: "/home/eve/libssl.so.3", Reason: "it crashed"},
 		},
 		Probes: []*v1.Probe{{Library: "OpenSSL", Path: "/lib/libssl.so.3", BuildId: "aa", State: "denied", Reason: "denied: it crashed"},
-			{Library: "GnuTLS", Path: "/lib/gnutls", BuildId: "cc", State: "denied", Reason: "denied: of an older agent"}},
+			{Library: "GnuTLS", Path: "/lib/gnutls", BuildId: "cc", State: "denied", Reason: "denied: of an older agent"},
+			{Library: "OpenSSL", Path: "/home/eve/libssl.so.3", BuildId: "ee", State: "denied", Reason: "denied: it crashed"}},
 	})
 	for _, want := range []string{
 		"NODE DENIED BUILD ID SINCE WHY",
@@ -28,13 +30,14 @@ func TestADeniedBuildIsNamed(t *testing.T) {
 		"n1 OpenSSL /lib/libssl.so.3 aa never it crashed; spile-agent allow aa lets",
 		"n1 a file that was gone bb",
 		"n1 GnuTLS /lib/gnutls denied: of an older agent",
-		"probes 0 of 2 attached, 4 denied",
+		"n1 /home/eve/libssl.so.3 ee never it crashed; spile-agent allow 5:6 lets",
+		"probes 0 of 3 attached, 5 denied",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("%q is missing:\n%s", want, got)
 		}
 	}
-	if strings.Count(got, "/lib/libssl.so.3") != 1 {
+	if strings.Count(got, "/lib/libssl.so.3") != 1 || strings.Count(got, "/home/eve/libssl.so.3") != 1 {
 		t.Errorf("a denied file is named twice:\n%s", got)
 	}
 	var out strings.Builder

@@ -127,7 +127,7 @@ func first[T any](w *warden, name string, list []T, n int) []T {
 // denial is a row of a build that is not probed any more.
 func (w *warden) denial(d *v1.Denial) {
 	forget(d)
-	w.words(&d.BuildId, &d.Library)
+	w.words(&d.BuildId, &d.Library, &d.Name)
 	w.lines(&d.Path, &d.Reason, &d.Evidence)
 	if d.Since != nil {
 		forget(d.Since)

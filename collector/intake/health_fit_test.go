@@ -84,20 +84,20 @@ func TestWhatTheAgentLeftOutIsTold(t *testing.T) {
 
 func TestDenialsAreKeptAndBounded(t *testing.T) {
 	want := &v1.Health{Governor: &v1.Governor{Exceeded: "nothing left to leave out"}, Denials: []*v1.Denial{{BuildId: "c0ffee", Library: "Go",
-		Path: "/app/brief", Reason: "it ran into a probe", Evidence: "brief (9)", Since: timestamppb.New(time.Unix(1_700_000_000, 0))}}}
+		Path: "/app/brief", Reason: "it ran into a probe", Evidence: "brief (9)", Name: "c0ffee", Since: timestamppb.New(time.Unix(1_700_000_000, 0))}}}
 	if got, c := report(t, want); !proto.Equal(got, want) || c.HealthAltered != 0 {
 		t.Errorf("%v", got)
 	}
 	long := strings.Repeat("é", 3000)
 	many := &v1.Health{Governor: &v1.Governor{Exceeded: long}}
 	for range 2 * maxHealthRows {
-		many.Denials = append(many.Denials, &v1.Denial{BuildId: long, Library: long, Path: long, Reason: long, Evidence: long, Since: &timestamppb.Timestamp{Nanos: -1}})
+		many.Denials = append(many.Denials, &v1.Denial{BuildId: long, Name: long, Library: long, Path: long, Reason: long, Evidence: long, Since: &timestamppb.Timestamp{Nanos: -1}})
 	}
 	got, c := report(t, many)
 	if proto.Size(got) > maxHealthBytes || len(got.Denials) < 50 || got.Omitted["denials"] != uint64(len(many.Denials)-len(got.Denials)) || c.HealthAltered != 1 {
 		t.Errorf("%d rows, omitted %v", len(got.Denials), got.Omitted)
 	}
-	if d := got.Denials[0]; len(d.BuildId) > maxWordBytes || len(d.Path) > maxLineBytes || len(d.Evidence) > maxLineBytes || d.Since != nil || len(got.Governor.Exceeded) > maxLineBytes {
+	if d := got.Denials[0]; len(d.BuildId) > maxWordBytes || len(d.Name) > maxWordBytes || len(d.Path) > maxLineBytes || len(d.Evidence) > maxLineBytes || d.Since != nil || len(got.Governor.Exceeded) > maxLineBytes {
 		t.Errorf("%.200v", d)
 	}
 }
