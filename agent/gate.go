@@ -9,10 +9,11 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cilium/ebpf"
+
 	"github.com/spile/spile/agent/gate"
 	"github.com/spile/spile/agent/probe"
 	"github.com/spile/spile/agent/target"
-	"github.com/spile/spile/bpf"
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
 
@@ -70,8 +71,8 @@ func (g *gates) rows() []*v1.Gate {
 	return rows
 }
 
-// measure has the kernel say now and then how long the programs run.
-func (g *gates) measure(ctx context.Context, objects *bpf.Objects, log *slog.Logger) {
+// price says of which programs the run time is part of what a hit costs. Nobody may ask for that before.
+func (g *gates) price(program func(name string) *ebpf.Program) {
 	var entries, returns []string
 	for _, l := range target.Libraries() {
 		for _, f := range l.Functions {
@@ -83,12 +84,14 @@ func (g *gates) measure(ctx context.Context, objects *bpf.Objects, log *slog.Log
 			}
 		}
 	}
-	g.bodies = gate.NewBodies(entries, returns, objects.Program)
-	go func() {
-		if err := g.bodies.Run(ctx); err != nil {
-			log.Info("what probes cost is estimated from typical run times of the programs", "reason", err)
-		}
-	}()
+	g.bodies = gate.NewBodies(entries, returns, program)
+}
+
+// measure has the kernel say now and then how long the programs run, until ctx ends.
+func (g *gates) measure(ctx context.Context, log *slog.Logger) {
+	if err := g.bodies.Run(ctx); err != nil {
+		log.Info("what probes cost is estimated from typical run times of the programs", "reason", err)
+	}
 }
 
 // hitNs is what one hit costs the program that is hit: the kernel's way to our program, and that.

@@ -1,9 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"log/slog"
 	"strings"
+	"sync"
 	"testing"
+
+	"github.com/cilium/ebpf"
 
 	diagnose "github.com/spile/spile/agent/doctor"
 	"github.com/spile/spile/agent/gate"
@@ -89,4 +94,20 @@ func TestIgnoreGateNamesAGate(t *testing.T) {
 	if _, err := c.parse(nil, environment("SPILE_IGNORE_GATE=premption")); err == nil || !strings.Contains(err.Error(), "uretprobe_seccomp or preempt") {
 		t.Errorf("a gate that there is not: %v", err)
 	}
+}
+
+// What a hit costs is asked by one goroutine while another measures.
+func TestAHitIsPricedWhileProgramsAreMeasured(t *testing.T) {
+	g := refusing("")
+	g.price(func(string) *ebpf.Program { return nil })
+	ctx, cancel := context.WithCancel(t.Context())
+	var measuring sync.WaitGroup
+	measuring.Go(func() { g.measure(ctx, slog.New(slog.DiscardHandler)) })
+	for range 100 {
+		if entry, exit := g.hitNs(target.Emulated, false), g.hitNs(target.SingleStep, true); entry <= 0 || exit <= 0 {
+			t.Fatalf("%v and %v ns", entry, exit)
+		}
+	}
+	cancel()
+	measuring.Wait()
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -170,9 +171,10 @@ func (g *governor) price(now time.Duration) {
 	g.priced, g.nextPrice = now, now+max(governEvery/2, took*governShare)
 	g.files = g.files[:0]
 	costs := make(map[target.Identity]time.Duration, len(list))
+	names := sync.OnceValue(g.names) // it lists all files, and is asked only when there are new ones
 	for _, c := range list {
 		costs[c.ID] = c.Cost
-		if f, ok := g.file(c.ID); ok && !first && elapsed > 0 {
+		if f, ok := g.file(c.ID, names); ok && !first && elapsed > 0 {
 			f.Cores = float64(c.Cost-g.costs[c.ID]) / float64(elapsed)
 			g.files = append(g.files, f)
 		}
@@ -188,10 +190,10 @@ func (g *governor) price(now time.Duration) {
 }
 
 // file names a file. One that is suspended costs nothing and is not judged.
-func (g *governor) file(id target.Identity) (govern.File, bool) {
+func (g *governor) file(id target.Identity, names func() map[target.Identity]string) (govern.File, bool) {
 	n, known := g.known[id]
 	if !known {
-		n = named{fmt.Sprintf("%d:%d:%s", id.Dev, id.Ino, id.BuildID), g.names()[id]}
+		n = named{fmt.Sprintf("%d:%d:%s", id.Dev, id.Ino, id.BuildID), names()[id]}
 		if n.name == "" {
 			n.name = "build id " + id.BuildID
 		}
@@ -229,6 +231,8 @@ func (g *governor) act(now time.Duration, d govern.Decision) {
 			g.log.Warn("probes are taken out", "file", g.known[g.keys[x.Key]].name, "reason", x.Reason)
 		}
 		g.out[x.Key] = suspended{x.Reason, now}
+		// Until costs are read again, what it cost before would count as if it still did.
+		g.files = slices.DeleteFunc(g.files, func(f govern.File) bool { return f.Key == x.Key })
 		g.probes.Suspend(g.keys[x.Key], asGovernor, x.Reason, suspendFor)
 	}
 	for _, key := range d.Resume {
@@ -257,7 +261,8 @@ func (g *governor) tell(d govern.Decision) {
 	switch before := g.now; { // nobody else writes it
 	case d.Stage == govern.Full:
 		g.log.Info("everything is taken in again", facts...)
-	case d.Stage < before.Stage || d.Stage == before.Stage && d.OneIn < before.OneIn:
+	case d.Stage < before.Stage || d.Stage == before.Stage && d.OneIn < before.OneIn && len(d.Suspend) == 0,
+		len(d.Resume) > 0 && len(d.Suspend) == 0 && d.OneIn <= before.OneIn: // one of the files that are out
 		g.log.Info("more is taken in again", append(facts, "reason", d.Reason)...)
 	default:
 		g.log.Warn("less is taken in", append(facts, "reason", d.Reason)...)

@@ -177,6 +177,59 @@ func TestTheGovernorTakesOutTheDearestFile(t *testing.T) {
 	}
 }
 
+// Between two readings of what probes cost, a file that was taken out costs nothing.
+func TestAFileThatIsOutCostsNothing(t *testing.T) {
+	w := newGoverned(govern.Budget{Agent: 1, Probes: 1})
+	w.run(8, 0.1, map[uint64]float64{7: 1.5, 8: 0.4})
+	if w.host.out[7] {
+		t.Fatal("too early")
+	}
+	w.nextPrice = w.at + 5*time.Second // reading took long
+	for range 4 {
+		w.run(1, 0.1, map[uint64]float64{8: 0.4})
+	}
+	if !w.host.out[7] {
+		t.Fatalf("out are %v", w.host.out)
+	}
+	if probes := w.account(0).ProbeCores; probes > 0.41 {
+		t.Errorf("what is left costs %.2f cores, want 0.4", probes)
+	}
+}
+
+// Of two files that are out the first to return is no degradation.
+func TestAFileThatReturnsIsTold(t *testing.T) {
+	w := newGoverned(govern.Budget{Agent: 1, Probes: 1})
+	w.run(40, 0.1, map[uint64]float64{7: 3, 8: 2, 9: 0.1})
+	if len(w.host.out) != 2 {
+		t.Fatalf("out are %v", w.host.out)
+	}
+	before := strings.Count(w.said.String(), "less is taken in")
+	for i := 0; i < 400 && len(w.host.out) == 2; i++ {
+		w.run(1, 0.1, map[uint64]float64{9: 0.1})
+	}
+	if len(w.host.out) != 1 || w.account(0).Stage != "detached" {
+		t.Fatalf("out are %v, %v", w.host.out, w.account(0))
+	}
+	if said := w.said.String(); strings.Count(said, "less is taken in") != before || !strings.Contains(said, "more is taken in again") {
+		t.Errorf("said:\n%s", said)
+	}
+}
+
+// Naming all files takes one look at them, however many are new.
+func TestFilesAreNamedTogether(t *testing.T) {
+	w := newGoverned(govern.Budget{Agent: 1, Probes: 1})
+	asked := 0
+	w.names = func() map[target.Identity]string { asked++; return nil }
+	files := map[uint64]float64{}
+	for i := range uint64(100) {
+		files[100+i] = 0.001
+	}
+	w.run(5, 0.1, files)
+	if asked != 1 {
+		t.Errorf("%d looks at all files", asked)
+	}
+}
+
 func TestWhatFailsIsToldOnce(t *testing.T) {
 	w := newGoverned(govern.Budget{Agent: 1, Probes: 1})
 	w.host.err = errors.New("no")

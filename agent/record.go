@@ -26,8 +26,7 @@ func record(ctx context.Context, w world, c config, args []string) (err error) {
 	if c.raw {
 		log.Warn("--raw keeps passwords, tokens and personal data in the recording: give it to nobody and delete it after use", "file", args[0])
 	}
-	c.cpu = 0 // who records wants all of it
-	t, err := openTap(ctx, c, spec, nil, log)
+	t, err := openTap(ctx, c.whole(), spec, nil, log)
 	if err != nil {
 		return err
 	}
@@ -72,4 +71,11 @@ func record(ctx context.Context, w world, c config, args []string) (err error) {
 	}
 	log.Info("recorded", "file", args[0], "pieces", written)
 	return err
+}
+
+// whole leaves nothing out for what it costs, unless a stage is held: who records wants all of it. What one message may
+// take stays bounded.
+func (c config) whole() config {
+	c.cpu, c.probes, c.library, c.budget, c.bodies = 0, 0, 0, 0, 0
+	return c
 }

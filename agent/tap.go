@@ -80,6 +80,7 @@ func openTap(ctx context.Context, c config, spec target.Spec, kin []uint32, log 
 	}
 	t.crashes = newCrashes(t.probes, t.probes, log)
 	t.cgroups = origin.NewCgroups()
+	t.gates.price(t.objects.Program)
 	t.governor = newGovernor(govern.Budget{Agent: c.cpu, Probes: c.probes, Library: c.library}, t.objects, t.probes, log)
 	t.governor.ns, t.governor.names, t.governor.cgroup = t.gates.hitNs, t.fileNames, t.cgroups.Path
 	if held, _ := heldStage(c.stage); held != nil {
@@ -118,7 +119,7 @@ func openTap(ctx context.Context, c config, spec target.Spec, kin []uint32, log 
 	t.running.Go(func() { t.account.run(ctx) })
 	t.running.Go(func() { t.crashes.run(ctx) })
 	t.running.Go(func() { t.governor.run(ctx) })
-	t.gates.measure(ctx, t.objects, log)
+	t.running.Go(func() { t.gates.measure(ctx, log) })
 	go t.explain.Hold(ctx) // not waited for: it may be held up by a file system
 	t.running.Go(func() {
 		if err := t.watcher.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
