@@ -9,11 +9,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cilium/ebpf"
-
 	"github.com/spile/spile/agent/gate"
 	"github.com/spile/spile/agent/probe"
 	"github.com/spile/spile/agent/target"
+	"github.com/spile/spile/bpf"
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
 
@@ -72,7 +71,7 @@ func (g *gates) rows() []*v1.Gate {
 }
 
 // price says of which programs the run time is part of what a hit costs. Nobody may ask for that before.
-func (g *gates) price(program func(name string) *ebpf.Program) {
+func (g *gates) price(objects *bpf.Objects) {
 	var entries, returns []string
 	for _, l := range target.Libraries() {
 		for _, f := range l.Functions {
@@ -84,7 +83,7 @@ func (g *gates) price(program func(name string) *ebpf.Program) {
 			}
 		}
 	}
-	g.bodies = gate.NewBodies(entries, returns, program)
+	g.bodies = gate.NewBodies(entries, returns, objects.Program)
 }
 
 // measure has the kernel say now and then how long the programs run, until ctx ends.

@@ -8,11 +8,10 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/cilium/ebpf"
-
 	diagnose "github.com/spile/spile/agent/doctor"
 	"github.com/spile/spile/agent/gate"
 	"github.com/spile/spile/agent/target"
+	"github.com/spile/spile/bpf"
 )
 
 func refusing(name string, ignored ...string) *gates {
@@ -99,7 +98,7 @@ func TestIgnoreGateNamesAGate(t *testing.T) {
 // What a hit costs is asked by one goroutine while another measures.
 func TestAHitIsPricedWhileProgramsAreMeasured(t *testing.T) {
 	g := refusing("")
-	g.price(func(string) *ebpf.Program { return nil })
+	g.price((*bpf.Objects)(nil)) // they are asked after five seconds only
 	ctx, cancel := context.WithCancel(t.Context())
 	var measuring sync.WaitGroup
 	measuring.Go(func() { g.measure(ctx, slog.New(slog.DiscardHandler)) })

@@ -80,7 +80,7 @@ func openTap(ctx context.Context, c config, spec target.Spec, kin []uint32, log 
 	}
 	t.crashes = newCrashes(t.probes, t.probes, log)
 	t.cgroups = origin.NewCgroups()
-	t.gates.price(t.objects.Program)
+	t.gates.price(t.objects)
 	t.governor = newGovernor(govern.Budget{Agent: c.cpu, Probes: c.probes, Library: c.library}, t.objects, t.probes, log)
 	t.governor.ns, t.governor.names, t.governor.cgroup = t.gates.hitNs, t.fileNames, t.cgroups.Path
 	if held, _ := heldStage(c.stage); held != nil {
