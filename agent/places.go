@@ -144,7 +144,7 @@ func (k kept) inUse(f target.File, s target.Site) string {
 	case f.ID.BuildID == "":
 		return "not kept: the file has no build id"
 	case !is:
-		return "none so far: no program has used this build while the agent ran"
+		return "nothing so far: no program used this build"
 	case s.Inner == nil:
 		return "this place"
 	}

@@ -43,7 +43,7 @@ func TestDoctorSaysWhichPlaceIsInUse(t *testing.T) {
 		{"aa", at(0x208, "read"), "this place; the inner one is used once 16 live calls have agreed"},
 		{"aa", target.Site{Symbol: "SSL_free"}, "this place"},
 		{"bb", at(0x200, "read"), "this place; the inner one is used once"},
-		{"cc", at(0x200, "read"), "none so far: no program has used this build"},
+		{"cc", at(0x200, "read"), "nothing so far: no program used this build"},
 		{"dd", at(0x200, "read"), "none: it is denied since 2026-11-22 01:02"},
 		{"", at(0x200, "read"), "not kept: the file has no build id"},
 	} {

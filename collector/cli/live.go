@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -295,6 +296,10 @@ func (l *live) first(key string) bool {
 
 func (l *live) note(style style, format string, args ...any) error {
 	text := "# " + Clean(fmt.Sprintf(format, args...))
+	if l.world.Terminal && l.world.Width >= readable {
+		const below = "#   "
+		text = strings.Join(wrapped(text, l.world.Width-len(below)), "\n"+below)
+	}
 	if l.world.colour() && style != plain {
 		text = string(style) + text + reset
 	}

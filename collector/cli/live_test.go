@@ -111,3 +111,23 @@ func TestLiveTellsOfEachRun(t *testing.T) {
 		t.Errorf("%q, want %q", out.String(), want)
 	}
 }
+
+// TestNotesWrapOnATerminal: between words, and marked as notes in each line; elsewhere a note is one line.
+func TestNotesWrapOnATerminal(t *testing.T) {
+	for _, terminal := range []bool{true, false} {
+		var out strings.Builder
+		l := &live{world: World{Stdout: &out, Terminal: terminal, Width: 60, Env: []string{"NO_COLOR=1"}}}
+		if err := l.note(faint, "not decoded: %s", strings.Repeat("some words ", 20)); err != nil {
+			t.Fatal(err)
+		}
+		got := strings.Split(strings.TrimSuffix(out.String(), "\n"), "\n")
+		if !terminal && len(got) != 1 || terminal && len(got) != 5 {
+			t.Errorf("terminal %t: %d lines: %q", terminal, len(got), got)
+		}
+		for _, line := range got {
+			if terminal && len(line) > 60 || !strings.HasPrefix(line, "# ") {
+				t.Errorf("a line of %d columns: %s", len(line), line)
+			}
+		}
+	}
+}
