@@ -28,6 +28,7 @@ func doctor(ctx context.Context, w world, c config, _ []string) error {
 	checks = append(checks, gateChecks(gate.Test(ctx, gate.ThisHost()))...)
 	checks = append(checks, known.check())
 	checks = append(checks, deniedChecks(known.dir)...)
+	checks = append(checks, learnedChecks(known.dir)...)
 	if c.output == "json" {
 		out := json.NewEncoder(w.stdout)
 		for _, check := range checks {

@@ -9,8 +9,7 @@ import (
 func learnedChecks(dir string) []diagnose.Check {
 	told, err := probe.Learned(dir)
 	if err != nil {
-		return []diagnose.Check{{Name: "learned", Verdict: diagnose.Warn, Detail: err.Error(),
-			Remedy: "remove the file: what it says is learned again when the agent runs"}}
+		return nil // kept.check says so
 	}
 	var checks []diagnose.Check
 	for _, build := range told.Silent {

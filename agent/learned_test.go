@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	diagnose "github.com/spile/spile/agent/doctor"
 	"github.com/spile/spile/agent/probe"
 )
 
@@ -30,7 +29,7 @@ func TestDoctorTellsWhatWasLearned(t *testing.T) {
 		t.Errorf("%+v", checks)
 	}
 	write("{")
-	if checks := learnedChecks(dir); len(checks) != 1 || checks[0].Verdict != diagnose.Warn || checks[0].Remedy == "" {
+	if checks := learnedChecks(dir); checks != nil {
 		t.Errorf("a file that cannot be read: %+v", checks)
 	}
 }

@@ -152,7 +152,7 @@ func (k kept) inUse(f target.File, s target.Site) string {
 	case "agreed":
 		return "the inner place"
 	case "disagreed":
-		return "this place; the inner one was seen by other calls, and is not used"
+		return "this place; the inner one showed other calls, and is not used: see inner_place"
 	}
 	return "this place; the inner one is used once 16 live calls have agreed"
 }

@@ -39,7 +39,7 @@ func TestDoctorSaysWhichPlaceIsInUse(t *testing.T) {
 		want  string
 	}{
 		{"aa", at(0x200, "read"), "the inner place"},
-		{"aa", at(0x300, "write"), "this place; the inner one was seen by other calls"},
+		{"aa", at(0x300, "write"), "this place; the inner one showed other calls"},
 		{"aa", at(0x208, "read"), "this place; the inner one is used once 16 live calls have agreed"},
 		{"aa", target.Site{Symbol: "SSL_free"}, "this place"},
 		{"bb", at(0x200, "read"), "this place; the inner one is used once"},
