@@ -42,8 +42,8 @@ type attached interface {
 	Slot(n uint32) (probe.Placed, bool)
 	// Uses lists the probed files that a process maps, as far as it is followed.
 	Uses(p target.Process) []target.Identity
-	// InAll lists the files that are probed in every process that maps them.
-	InAll() []target.Identity
+	// InAll lists the files that are probed in every process that maps them, as one that runs this program may do.
+	InAll(program uint64) []target.Identity
 	// MayLie lists those of some files that have a probe where an address may be, by its place in the page.
 	MayLie(among []target.Identity, address uint64) []target.Identity
 }
@@ -105,7 +105,7 @@ func (c *crashes) hear(p source.Process) {
 	}
 	among := one.mapped
 	if len(among) == 0 {
-		one.shared = c.attached.InAll()
+		one.shared = c.attached.InAll(p.Exe.Ino)
 		among = one.shared
 	}
 	if one.called != nil && !slices.Contains(among, *one.called) {

@@ -47,7 +47,7 @@ func (r *registry) Uses(p target.Process) []target.Identity {
 	return []target.Identity{libgnutls, libssl}
 }
 
-func (r *registry) InAll() []target.Identity {
+func (r *registry) InAll(uint64) []target.Identity {
 	return r.Uses(target.Process{PID: 5, Start: 300})
 }
 
@@ -248,7 +248,7 @@ func TestDeniedAgain(t *testing.T) {
 type unprobed struct{ registry }
 
 func (*unprobed) Uses(target.Process) []target.Identity { return nil }
-func (*unprobed) InAll() []target.Identity              { return nil }
+func (*unprobed) InAll(uint64) []target.Identity        { return nil }
 
 // A crash that only a probe can explain, where none is of ours, is told and leads to nothing.
 func TestBlamedWithoutAFile(t *testing.T) {

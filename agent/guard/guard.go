@@ -17,7 +17,7 @@
 // A program that copies its code elsewhere (onto huge pages, into a buffer to run it there) takes our breakpoints along,
 // and the kernel does not know them there. Such a crash is in no call, since the probe did not run; it is told by where the
 // breakpoint lay. Who maps a file where is not known any more when a program is gone, so that the last twelve bits of the
-// address decide: 9 sites in a libssl leave one chance in 455 that a breakpoint of the program's own lies alike.
+// address decide: ten sites in a libssl leave one chance in 400 that a breakpoint of the program's own lies alike.
 //
 // What is only suspected is found out by experiment, since a program may well have a bug inside a call of TLS:
 //

@@ -22,13 +22,18 @@ func (r *Registry) Uses(p target.Process) []target.Identity {
 	return list
 }
 
-// InAll lists the files that are probed in every process that maps them, those that nobody follows among them.
-func (r *Registry) InAll() []target.Identity {
+// InAll lists the files that are probed in every process that maps them, which one that nobody follows may do. A program,
+// named by its inode, maps libraries, and no other program.
+func (r *Registry) InAll(program uint64) []target.Identity {
+	isProgram := map[string]bool{}
+	for _, l := range target.Libraries() {
+		isProgram[l.Name] = l.Where != target.SharedObject
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var list []target.Identity
 	for k, e := range r.files {
-		if e.at != nil && e.at.only == 0 {
+		if e.at != nil && e.at.only == 0 && (!isProgram[e.state.Library] || k.id.Ino == program) {
 			list = append(list, k.id)
 		}
 	}

@@ -19,7 +19,7 @@ func TestMayLie(t *testing.T) {
 		t.Fatalf("%+v", r.List())
 	}
 	all := []target.Identity{f.ID}
-	if got := r.InAll(); !slices.Equal(got, all) {
+	if got := r.InAll(0); !slices.Equal(got, all) {
 		t.Errorf("in all: %v", got)
 	}
 	const base = 0x7f12_3456_7000
@@ -40,8 +40,8 @@ func TestMayLie(t *testing.T) {
 	}
 	// What is left behind in a program is there when the file is not probed any more.
 	r.Suspend(f.ID, "test", "to see", time.Hour)
-	if got := r.MayLie(all, base+f.Sites[0].Offset); !slices.Equal(got, all) || r.InAll() != nil {
-		t.Errorf("suspended: %v, in all %v", got, r.InAll())
+	if got := r.MayLie(all, base+f.Sites[0].Offset); !slices.Equal(got, all) || r.InAll(0) != nil {
+		t.Errorf("suspended: %v, in all %v", got, r.InAll(0))
 	}
 }
 
@@ -51,7 +51,24 @@ func TestACanaryIsNotInAll(t *testing.T) {
 	path := library(t, t.TempDir())
 	r := careful(t, programs, nil, "", time.Hour)
 	r.Use(newCaller(t, path).process(), described(t, path))
-	if got := r.InAll(); got != nil || phase(t, r) != Canary {
+	if got := r.InAll(0); got != nil || phase(t, r) != Canary {
 		t.Errorf("%v, %+v", got, r.List())
+	}
+}
+
+// A program that nobody follows does not map another program that is probed.
+func TestAProgramIsInItselfAlone(t *testing.T) {
+	programs := newCounting(t, true)
+	r := careful(t, programs, nil, "", 0)
+	f := described(t, library(t, t.TempDir()))
+	f.Library = "Go crypto/tls"
+	if !r.Use(target.Process{}, f) {
+		t.Fatalf("%+v", r.List())
+	}
+	if got := r.InAll(f.ID.Ino + 1); got != nil {
+		t.Errorf("in another: %v", got)
+	}
+	if got := r.InAll(f.ID.Ino); !slices.Equal(got, []target.Identity{f.ID}) {
+		t.Errorf("in itself: %v", got)
 	}
 }
