@@ -109,6 +109,10 @@ func TestSafetyCrashOfAProbe(t *testing.T) {
 	// A restart does not forget, and a person can allow it again.
 	p.stop(t, 10*time.Second)
 	again := upIn(t, p.data)
+	eventually(t, 3*healthEvery, "it is named, though nobody runs it", func() bool {
+		status := again.status()
+		return len(c.probes(again)) == 0 && strings.Contains(status, c.library()) && strings.Contains(status, "SIGTRAP at a breakpoint") && strings.Contains(status, "1 denied")
+	})
 	if said, _ := c.run("clean", 500); said != "not probed" {
 		t.Errorf("after a restart it is %q", said)
 	}
