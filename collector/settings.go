@@ -67,7 +67,7 @@ func fromEnv(flags *pflag.FlagSet, env []string) error {
 		}
 		for _, v := range values {
 			if err := flags.Set(f.Name, v); err != nil {
-				return cli.Usage("the environment variable %s: %v", key, err)
+				return cli.Usage("the environment variable %s: %v", key, cli.FlagError(nil, err))
 			}
 		}
 	}
@@ -110,7 +110,7 @@ func fromFile(flags *pflag.FlagSet, path string) error {
 		}
 		for _, v := range values {
 			if err := flags.Set(f.Name, v); err != nil {
-				return cli.Usage("%s:%d: %s: %v", path, node.Line, key.Value, err)
+				return cli.Usage("%s:%d: %s: %v", path, node.Line, key.Value, cli.FlagError(nil, err))
 			}
 		}
 	}

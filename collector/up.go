@@ -39,12 +39,12 @@ func upVerb(w world) *cobra.Command {
 		Example: "  spile up\n  spile up --target exe=/usr/sbin/nginx --target '!port=22'\n" +
 			"  " + passedExample,
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		var unknown *pflag.NotExistError
 		if errors.As(err, &unknown) {
-			err = fmt.Errorf("%w; flags of the agent go behind --, as in: %s", err, passedExample)
+			return fmt.Errorf("%w; flags of the agent go behind --, as in: %s", err, passedExample)
 		}
-		return err
+		return cli.FlagError(cmd, err)
 	})
 	f := cmd.Flags()
 	cfg.flags(f)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,11 +24,19 @@ func costText(g *v1.Governor) string {
 	}
 	of := func(cores, budget float64) string {
 		if budget <= 0 {
-			return fmt.Sprintf("%.2f cores", cores)
+			return coresText(cores) + " cores"
 		}
-		return fmt.Sprintf("%.2f of %.2f cores", cores, budget)
+		return coresText(cores) + " of " + coresText(budget) + " cores"
 	}
 	return "agent " + of(g.GetAgentCores(), g.GetAgentBudgetCores()) + ", probes in the programs about " + of(g.GetProbeCores(), g.GetProbeBudgetCores())
+}
+
+// coresText says a figure with two digits that matter: a budget of 0.001 is not none.
+func coresText(v float64) string {
+	if v > 0 && v < 0.005 {
+		return strconv.FormatFloat(v, 'g', 1, 64)
+	}
+	return strconv.FormatFloat(v, 'f', 2, 64)
 }
 
 // degraded says what an agent leaves out, since when and why; "" = it takes in everything.

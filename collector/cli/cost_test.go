@@ -123,6 +123,9 @@ func TestStatusSaysThatABudgetIsExceededInVain(t *testing.T) {
 	if got := statusOf(t, &v1.Health{Governor: &v1.Governor{Stage: "sampled", Reason: "the agent used 2 cores"}}); strings.Contains(got, "over budget") {
 		t.Errorf("%s", got)
 	}
+	if got := costText(&v1.Governor{AgentCores: 0.035, AgentBudgetCores: 0.001}); got != "agent 0.04 of 0.001 cores, probes in the programs about 0.00 cores" {
+		t.Error(got)
+	}
 	var out strings.Builder
 	l := &live{world: World{Stdout: &out, Now: func() time.Time { return noon }}, told: map[string]bool{}}
 	for i := range 3 {
