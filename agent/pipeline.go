@@ -58,7 +58,7 @@ type pipelineConfig struct {
 	owner func(o chunk.Owner, at time.Duration, p *v1.Peer) // fills in what is known of a process
 	mute  func(chunk.StreamID)
 	emit  func(*v1.Call)
-	pool  *call.Pool // calls that were sent; nil = none come back
+	reuse bool // emit keeps no call: the next one is made of its memory
 	// coverage is told what became of the calls of each process, and says how much of it was seen. A recording has none.
 	coverage *coverage.Table
 }
@@ -85,8 +85,16 @@ func endOf(local, remote netip.AddrPort, netns uint32) end {
 
 func newPipeline(c pipelineConfig) *pipeline {
 	p := &pipeline{pipelineConfig: c, ends: map[end]*owned{}, served: map[end]time.Duration{}, names: map[netip.Addr]string{}, unbound: newUnbound()}
-	p.describe = call.New(call.Config{Key: c.key.key, KeyEpoch: c.key.epoch, Node: c.node, Pool: c.pool})
-	p.join = join.New(join.Config{Window: joinWindow, Emit: c.emit, Spare: func(s *v1.Call) { c.pool.Put([]*v1.Call{s}) }})
+	p.describe = call.New(call.Config{Key: c.key.key, KeyEpoch: c.key.epoch, Node: c.node})
+	emit, spare := c.emit, func(*v1.Call) {}
+	if c.reuse {
+		spare = p.describe.Reuse
+		emit = func(call *v1.Call) {
+			c.emit(call)
+			p.describe.Reuse(call)
+		}
+	}
+	p.join = join.New(join.Config{Window: joinWindow, Emit: emit, Spare: spare})
 	p.flow = flow.New(flow.Config{Limits: parse.DefaultLimits(), MaxBuffered: maxBuffered, Emit: p.exchange, Settled: p.settled, Mute: c.mute})
 	return p
 }

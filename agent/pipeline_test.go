@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/spile/spile/agent/call"
 	"github.com/spile/spile/agent/chunk"
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
@@ -196,9 +195,8 @@ func TestAnOlderConnectionIsNoPeer(t *testing.T) {
 // BenchmarkPipeline is what the agent's own code costs a call that is seen at both ends.
 func BenchmarkPipeline(b *testing.B) {
 	n := 0
-	var pool call.Pool
-	p := newPipeline(pipelineConfig{key: replayKey(), node: "n1", boot: "b", pool: &pool,
-		emit:  func(c *v1.Call) { n++; pool.Put([]*v1.Call{c}) },
+	p := newPipeline(pipelineConfig{key: replayKey(), node: "n1", boot: "b", reuse: true,
+		emit:  func(*v1.Call) { n++ },
 		owner: func(o chunk.Owner, _ time.Duration, p *v1.Peer) { p.Process = o.Comm }, mute: func(chunk.StreamID) {}})
 	var wires []*wire
 	for i := range 16 {

@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/spile/spile/agent/call"
 	"github.com/spile/spile/agent/chunk"
 	"github.com/spile/spile/agent/govern"
 	"github.com/spile/spile/agent/ship"
@@ -34,7 +33,6 @@ type agent struct {
 	// healthMu keeps the tap open while its account is taken; last is the account at the end, when there is no tap to ask.
 	healthMu sync.Mutex
 	last     *v1.Health
-	pool     call.Pool
 	kin      []uint32        // processes of the product besides this one
 	key      chan installKey // the first Welcome's
 	keyOnce  sync.Once
@@ -85,7 +83,7 @@ func watch(ctx context.Context, w world, c config, _ []string) error {
 	a.shipper, err = ship.New(ship.Config{
 		Address: c.collector, TLS: credentials, SpoolDir: filepath.Join(c.data, "spool"), SpoolBytes: c.spool,
 		Node: c.node, Version: version, Kernel: kernelRelease(), Epoch: uint64(time.Now().UnixNano()),
-		Health: a.health, OnWelcome: a.welcome, Notice: a.notice, Done: a.pool.Put,
+		Health: a.health, OnWelcome: a.welcome, Notice: a.notice,
 	})
 	if err != nil {
 		return err
@@ -124,9 +122,6 @@ func (a *agent) run(ctx context.Context, spec target.Spec) error {
 	return err
 }
 
-// handedOn is how many calls go to the shipper together; at the end of a turn it is what there is.
-const handedOn = 256
-
 // capture waits for the install key, then taps until ctx ends.
 func (a *agent) capture(ctx context.Context, spec target.Spec) error {
 	key, ok, err := a.decideKey(ctx)
@@ -140,21 +135,9 @@ func (a *agent) capture(ctx context.Context, spec target.Spec) error {
 	defer a.closeTap(t)
 	memory := newMemory()
 	memory.release()
-	var made []*v1.Call
-	handOn := func() {
-		a.shipper.Add(made...)
-		clear(made)
-		made = made[:0]
-	}
 	line := newPipeline(pipelineConfig{
 		key: key, node: a.node, boot: bootID(), wall: bootToUnix(),
-		owner: t.owner, mute: t.mute, pool: &a.pool, coverage: t.account.table,
-		emit: func(c *v1.Call) {
-			// One at a time would wake the shipper for each.
-			if made = append(made, c); len(made) == handedOn {
-				handOn()
-			}
-		},
+		owner: t.owner, mute: t.mute, coverage: t.account.table, emit: func(c *v1.Call) { a.shipper.Add(c) }, reuse: true,
 	})
 	// Whoever waits until this agent is watching means all processes, not those in which a new build is tried first.
 	t.running.Go(func() {
@@ -175,7 +158,6 @@ func (a *agent) capture(ctx context.Context, spec target.Spec) error {
 	}
 	err = t.ring.Run(ctx, take, t.process, func(now time.Duration) {
 		line.tick(now)
-		handOn()
 		if now-clock > clockEvery {
 			clock, line.wall = now, bootToUnix()
 		}
@@ -192,7 +174,6 @@ func (a *agent) capture(ctx context.Context, spec target.Spec) error {
 		}
 	})
 	line.finish()
-	handOn()
 	counts := lineCounts(t, line)
 	a.line.Store(&counts)
 	if errors.Is(err, context.Canceled) {

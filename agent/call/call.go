@@ -12,7 +12,7 @@
 //
 // A Describer keeps its scratch memory between calls. It is used by one goroutine and holds no value of a call after
 // Describe returns, except in scratch memory that the next call overwrites. What it remembers (plain, heads, shapes) are
-// names and texts that masking leaves as they are, and so may be told. A Pool takes back calls that were sent.
+// names and texts that masking leaves as they are, and so may be told. Reuse takes back calls that were sent.
 package call
 
 import (
@@ -33,7 +33,6 @@ type Config struct {
 	Key      []byte // install key of keyed hashes, at least 16 bytes
 	KeyEpoch uint32
 	Node     string
-	Pool     *Pool // nil = calls are made anew
 }
 
 // Context is what is known about one exchange beside its bytes.
@@ -59,6 +58,7 @@ type Describer struct {
 	buf    []byte // a decoded value
 	plain  []byte // what is being hashed
 	unzip  inflater
+	spare  []*v1.Call
 	heads  heads
 	shapes shapes
 	kinds  kinds // of path segments
@@ -91,7 +91,7 @@ func (d *Describer) Describe(ctx Context, x *parse.Exchange) *v1.Call {
 	req, res := x.Request, x.Response
 	d.now = req.Start
 	target := splitTarget(req.Target)
-	c := d.config.Pool.get()
+	c := d.blank()
 	at, took := req.Start+ctx.BootToUnix, max(0, max(res.End, res.HeadEnd)-req.Start)
 	c.Time.Seconds, c.Time.Nanos = int64(at/time.Second), int32(at%time.Second)
 	c.Duration.Seconds, c.Duration.Nanos = int64(took/time.Second), int32(took%time.Second)

@@ -1,8 +1,6 @@
 package call
 
 import (
-	"sync"
-
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -10,39 +8,25 @@ import (
 )
 
 const (
-	// pooledCalls is a batch and what comes while it is being sent.
-	pooledCalls = 1280
-	// pooledFields of a direction are kept: what most calls need, and no more than 5 MiB in all.
+	// pooledCalls are what waits for its other end at a time.
+	pooledCalls = 256
+	// pooledFields of a direction are kept: what most calls need.
 	pooledFields = 16
 )
 
-// Pool keeps calls that nobody needs any more, for the memory that the next ones are made of: with all their parts a call
-// is some 2 KB, and to find and free them took a third of the agent's time. It may be used from any goroutine.
-type Pool struct {
-	mu   sync.Mutex
-	free []*v1.Call
-}
-
-// Put takes calls that nobody holds, each once; nil is none, and a nil Pool keeps none. The slice stays the caller's.
-func (p *Pool) Put(calls []*v1.Call) {
-	if p == nil {
-		return
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, c := range calls {
-		if len(p.free) == pooledCalls {
-			return
-		}
-		if c != nil {
-			p.free = append(p.free, c)
-		}
+// Reuse takes back a call that nobody holds any more: the next one is made of its memory. With all its parts a call is some
+// 2 KB, and to find and free them took a third of the agent's time.
+func (d *Describer) Reuse(c *v1.Call) {
+	if len(d.spare) < pooledCalls {
+		d.spare = append(d.spare, c)
 	}
 }
 
-// get returns an empty call with all its parts.
-func (p *Pool) get() *v1.Call {
-	if c := p.last(); c != nil {
+// blank returns an empty call with all its parts.
+func (d *Describer) blank() *v1.Call {
+	if n := len(d.spare); n > 0 {
+		c := d.spare[n-1]
+		d.spare = d.spare[:n-1]
 		return empty(c)
 	}
 	r := &record{}
@@ -59,22 +43,6 @@ type record struct {
 	duration            durationpb.Duration
 	source, destination v1.Peer
 	request, response   v1.Content
-}
-
-func (p *Pool) last() *v1.Call {
-	if p == nil {
-		return nil
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n := len(p.free)
-	if n == 0 {
-		return nil
-	}
-	c := p.free[n-1]
-	p.free[n-1] = nil
-	p.free = p.free[:n-1]
-	return c
 }
 
 // empty takes everything out of a call but its parts, which are empty, too.

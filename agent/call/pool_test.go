@@ -17,10 +17,8 @@ func TestPooledCallsAreAsNew(t *testing.T) {
 		long += fmt.Sprintf(`,"field%d":%d`, i, i)
 	}
 	long += "}"
-	var pool Pool
 	config := Config{Key: make([]byte, 32), KeyEpoch: 1, Node: "n1"}
 	anew := New(config)
-	config.Pool = &pool
 	pooled := New(config)
 	for round := range 3 {
 		for i, c := range []struct{ method, target, header, body, answerHeader, answer string }{
@@ -38,18 +36,18 @@ func TestPooledCallsAreAsNew(t *testing.T) {
 			if round == 1 {
 				got.Source, got.Response, got.Duration = nil, nil, nil // join may have given these away
 			}
-			pool.Put([]*v1.Call{got, nil})
+			pooled.Reuse(got)
 		}
 	}
 }
 
 func TestPoolIsBounded(t *testing.T) {
-	var pool Pool
+	d := describer(t)
 	for range 3 * pooledCalls {
-		pool.Put([]*v1.Call{{}})
+		d.Reuse(&v1.Call{})
 	}
-	if len(pool.free) != pooledCalls {
-		t.Errorf("%d calls are kept", len(pool.free))
+	if len(d.spare) != pooledCalls {
+		t.Errorf("%d calls are kept", len(d.spare))
 	}
 }
 

@@ -31,7 +31,7 @@ type Counts struct {
 func (s *Shipper) Counts() Counts {
 	c := Counts{Dropped: map[string]uint64{}}
 	s.spool.counts(&c)
-	c.Queued = uint64(max(0, int64(s.inbox.len())+s.batching.Load()))
+	c.Queued = uint64(s.outbox.len())
 	s.mu.Lock()
 	for reason, n := range s.dropped {
 		c.Dropped[reason] += n

@@ -1,11 +1,11 @@
 // Package ship hands calls to the collector and loses none without saying so.
 //
-//	Add ──bounded inbox──▶ batcher ──sealed batch──▶ spool (disk) ──credits──▶ gRPC stream ──▶ collector
-//	     full: dropped          200 ms or 1,000 calls   ▲   over its limit: oldest dropped      │
-//	                                                    └──────────── Receipt: removed ◀────────┘
+//	Add ──▶ open batch ──200 ms or 1,000 calls──▶ writer ──▶ spool (disk) ──credits──▶ gRPC stream ──▶ collector
+//	         full: dropped                                    ▲   over its limit: oldest dropped      │
+//	                                                          └──────────── Receipt: removed ◀────────┘
 //
-// Add never waits, and takes many calls for one waking of the batcher. The batcher goroutine owns the encoder and seals a batch every MaxDelay or
-// MaxCalls as (epoch, seq); the epoch numbers starts of the agent, seq counts from 1. A batch is on
+// Add never waits, and keeps nothing of a call but its texts. The writer's goroutine owns the encoder and writes a batch
+// every MaxDelay or MaxCalls as (epoch, seq); the epoch numbers starts of the agent, seq counts from 1. A batch is on
 // disk before it is sent and leaves the disk when the collector's Receipt says that the journal has
 // it. The sender goroutine owns the connection; its states:
 //
@@ -14,7 +14,7 @@
 //	connecting ──stream──▶ greeting ──Welcome──▶ sending ──no credit──▶ waiting
 //	                                                ▲──────Receipt───────────┘
 //
-// What is lost when: killed, at most what was in the queue and in the open batch (MaxDelay). Batches
+// What is lost when: killed, at most what was in the open batch (MaxDelay) and in those on their way to the disk. Batches
 // on disk survive a kill of the process, because write(2) has handed them to the kernel; they are not
 // fsynced, so a power loss may take the last seconds: the damaged tail is found by checksum and
 // counted. Batches that an earlier run left are sent first, with their own epoch and seq. A batch may
@@ -51,7 +51,7 @@ type Config struct {
 	// MaxDelay and MaxCalls seal a batch; defaults 200 ms and 1,000.
 	MaxDelay time.Duration
 	MaxCalls int
-	// QueueCalls bounds what Add holds for the batcher; default 8,192.
+	// QueueCalls bounds what waits for the disk; default 8,192.
 	QueueCalls int
 	// HealthEvery is the interval of health reports; default 3 s.
 	HealthEvery time.Duration
@@ -63,8 +63,6 @@ type Config struct {
 	OnWelcome func(key []byte, epoch uint32)
 	// Notice gets each new trouble once, for the log; nil when trouble is over. It may be nil.
 	Notice func(error)
-	// Done gets calls that ship no longer needs, to be made anew; the slice is valid until it returns. It may be nil.
-	Done func([]*v1.Call)
 }
 
 const (
@@ -92,21 +90,22 @@ const (
 	DropSpoolRead  = "ship_spool_read"
 )
 
+var errTooLarge = errors.New("call is too large")
+
 // ErrSpool says that the spool directory cannot be used.
 var ErrSpool = errors.New("spool cannot be used")
 
 // Shipper is one agent's way to its collector.
 type Shipper struct {
-	cfg   Config
-	inbox inbox
-	flush chan chan struct{}
+	cfg    Config
+	outbox outbox
+	flush  chan chan struct{}
 	// report asks the sender for a health report before its time.
 	report chan chan<- struct{}
 	spool  *spool
 
 	closed    atomic.Bool
 	added     atomic.Uint64
-	batching  atomic.Int64 // calls taken from the inbox that are not in the spool yet
 	connected atomic.Bool
 
 	mu      sync.Mutex
@@ -125,7 +124,7 @@ func New(cfg Config) (*Shipper, error) {
 	setDefault(&cfg.QueueCalls, defaultQueueCalls)
 	setDefault(&cfg.HealthEvery, defaultHealthEvery)
 	setDefault(&cfg.ReceiptTimeout, defaultReceipt)
-	s := &Shipper{cfg: cfg, inbox: newInbox(cfg.MaxCalls, cfg.QueueCalls), flush: make(chan chan struct{}), report: make(chan chan<- struct{}, 1), dropped: map[string]uint64{}}
+	s := &Shipper{cfg: cfg, outbox: outbox{enough: cfg.MaxCalls, max: cfg.QueueCalls, came: make(chan struct{}, 1)}, flush: make(chan chan struct{}), report: make(chan chan<- struct{}, 1), dropped: map[string]uint64{}}
 	var err error
 	if s.spool, err = openSpool(cfg.SpoolDir, cfg.SpoolBytes, cfg.Epoch); err != nil {
 		return nil, err
@@ -142,14 +141,21 @@ func setDefault[T int | int64 | time.Duration](v *T, to T) {
 // Epoch is the epoch of batches sealed by this run.
 func (s *Shipper) Epoch() uint64 { return s.spool.epoch }
 
-// Add hands on calls. It never waits: what the inbox has no room for, or what comes after Drain, is dropped and counted.
+// Add hands on calls, which stay the caller's. It never waits: what there is no room for, or what comes after Drain, is
+// dropped and counted.
 func (s *Shipper) Add(calls ...*v1.Call) {
 	s.added.Add(uint64(len(calls)))
 	if s.closed.Load() {
 		s.drop(DropClosed, uint64(len(calls)))
 		return
 	}
-	s.drop(DropQueueFull, uint64(len(calls)-s.inbox.put(calls)))
+	l := s.outbox.put(calls)
+	s.drop(DropQueueFull, l.full)
+	s.drop(DropTooLarge, l.tooLarge)
+	s.drop(DropInvalid, l.invalid)
+	if l.err != nil {
+		s.notice(fmt.Errorf("drop a call that cannot be sent: %w", l.err))
+	}
 }
 
 // Report sends a health report as soon as there is a connection. It never waits.
@@ -165,7 +171,7 @@ func (s *Shipper) Run(ctx context.Context) error {
 	sending, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var done sync.WaitGroup
 	done.Go(func() { s.sendLoop(sending) })
-	err := s.batchLoop(ctx)
+	err := s.writeLoop(ctx)
 	stop()
 	done.Wait()
 	return errors.Join(err, s.spool.close())

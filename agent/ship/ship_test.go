@@ -5,11 +5,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/spile/spile/proto/columns"
 	v1 "github.com/spile/spile/proto/spile/v1"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -157,34 +159,48 @@ func TestNoticeTellsEachTroubleOnce(t *testing.T) {
 	}
 }
 
-// Each call comes back once when nobody needs it any more; those that could not be sent do not.
-func TestCallsComeBackOnce(t *testing.T) {
+// Nothing is kept of a call that was added: it may be made anew at once.
+func TestCallsStayTheCallers(t *testing.T) {
 	cfg := nowhere(t)
-	back := map[*v1.Call]int{}
-	cfg.MaxCalls, cfg.Done = 7, func(calls []*v1.Call) {
-		for _, c := range calls {
-			back[c]++
-		}
-	}
+	cfg.MaxCalls, cfg.MaxDelay = 7, time.Hour
 	s := newShipper(t, cfg)
-	bad := testCall(0)
-	bad.Id = "short"
-	var calls []*v1.Call
-	for i := range 50 {
-		calls = append(calls, testCall(i+1))
-	}
 	runFor(t, s, func() {
-		s.Add(calls[:20]...)
-		s.Add(bad)
-		s.Add(calls[20:]...)
+		c := testCall(0)
+		for i := range 50 {
+			c.Id, c.Path = fmt.Sprintf("%032x", i+1), fmt.Sprintf("/%d", i)
+			s.Add(c)
+		}
 	})
-	for i, c := range calls {
-		if back[c] != 1 {
-			t.Errorf("call %d came back %d times", i, back[c])
+	dec, err := columns.NewDecoder()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var paths []string
+	files, err := filepath.Glob(filepath.Join(cfg.SpoolDir, "*"+segmentSuffix))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	_, found, err := openSegment(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range found.entries {
+		r, err := e.read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		calls, err := dec.Decode(r.payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range calls {
+			paths = append(paths, c.Path)
 		}
 	}
-	if back[bad] != 0 {
-		t.Errorf("what was dropped came back %d times", back[bad])
+	for i := range 50 {
+		if i >= len(paths) || paths[i] != fmt.Sprintf("/%d", i) {
+			t.Fatalf("paths %q", paths)
+		}
 	}
 }
 
