@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
 
 	diagnose "github.com/spile/spile/agent/doctor"
@@ -14,32 +15,42 @@ const everything = "all"
 
 // allow lets probes into a build again that was denied because programs crashed. An agent that runs takes it over.
 func allow(_ context.Context, w world, c config, args []string) error {
-	id := args[0]
+	return allowIn(w.stdout, args[0], dataDirs(c)...)
+}
+
+// allowIn takes a build off the lists of these data directories.
+func allowIn(out io.Writer, name string, dirs ...string) error {
+	id := name
 	if id == everything {
 		id = ""
 	}
-	allowed, err := probe.Allow(c.data, id)
-	if err != nil {
-		return fmt.Errorf("allow %s: %w", args[0], err)
+	var others []string
+	found := false
+	for _, dir := range dirs {
+		allowed, err := probe.Allow(dir, id)
+		if err != nil {
+			return fmt.Errorf("allow %s: %w", name, err)
+		}
+		for _, d := range allowed {
+			found = true
+			fmt.Fprintf(out, "allowed %s (%s), denied since %s: %s\n", d.Path, called(d), d.When.Format("2006-01-02 15:04:05 MST"), d.Why)
+		}
+		denied, err := probe.Denials(dir)
+		if err != nil {
+			return fmt.Errorf("allow %s: %w", name, err)
+		}
+		for _, d := range denied {
+			others = append(others, d.Name())
+		}
 	}
-	for _, d := range allowed {
-		fmt.Fprintf(w.stdout, "allowed %s (%s), denied since %s: %s\n", d.Path, called(d), d.When.Format("2006-01-02 15:04:05 MST"), d.Why)
-	}
-	if len(allowed) > 0 {
-		return nil
-	}
-	denied, err := probe.Denials(c.data)
 	switch {
-	case err != nil:
-		return fmt.Errorf("allow %s: %w", args[0], err)
-	case len(denied) == 0:
-		return fmt.Errorf("allow %s: %s denies no build; an agent of `spile up` keeps its list in the directory \"agent\" of its --data", args[0], c.data)
+	case found:
+		return nil
+	case len(others) == 0:
+		return fmt.Errorf("allow %s: no build is denied in %s; an agent of `spile up` keeps its list in the directory \"agent\" of its --data, which goes to --data here",
+			name, strings.Join(dirs, " or in "))
 	}
-	var ids []string
-	for _, d := range denied {
-		ids = append(ids, d.Name())
-	}
-	return fmt.Errorf("allow %s: it is not denied; denied are %s", args[0], strings.Join(ids, ", "))
+	return fmt.Errorf("allow %s: it is not denied; denied are %s", name, strings.Join(others, ", "))
 }
 
 // called says what is denied: a build, or one file.
@@ -55,7 +66,7 @@ func called(d probe.Denial) string {
 
 // ofData is the flag that a command needs to reach the data of an agent that keeps it elsewhere.
 func ofData(dir string) string {
-	if dir == defaultData {
+	if dir == defaultData || dir == upData {
 		return ""
 	}
 	return " --data " + dir

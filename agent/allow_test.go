@@ -50,11 +50,32 @@ func TestAllow(t *testing.T) {
 	if code, out, _ := agentVerb(t, "allow", "all", "--data", dir); code != exitOK || !strings.Contains(out, "bb22") {
 		t.Errorf("all: %d, %q", code, out)
 	}
-	if code, _, said := agentVerb(t, "allow", "all", "--data", dir); code != exitError || !strings.Contains(said, "denies no build") || !strings.Contains(said, "spile up") {
+	if code, _, said := agentVerb(t, "allow", "all", "--data", dir); code != exitError || !strings.Contains(said, "no build is denied in "+dir) || !strings.Contains(said, "spile up") {
 		t.Errorf("nothing left: %d, %q", code, said)
 	}
 	if code, _, said := agentVerb(t, "allow"); code != exitUsage || !strings.Contains(said, "the build id is missing") {
 		t.Errorf("no build: %d, %q", code, said)
+	}
+}
+
+// TestAllowLooksWhereAgentsKeepIt: nobody says where, so both usual places are looked at.
+func TestAllowLooksWhereAgentsKeepIt(t *testing.T) {
+	alone, ofUp := t.TempDir(), deniedIn(t, deniedList)
+	var out bytes.Buffer
+	if err := allowIn(&out, "bb22", alone, ofUp); err != nil || !strings.Contains(out.String(), "allowed /lib/libgnutls.so.30") {
+		t.Errorf("%v, %q", err, &out)
+	}
+	if left, err := probe.Denials(ofUp); err != nil || len(left) != 2 {
+		t.Errorf("left %+v, %v", left, err)
+	}
+	if err := allowIn(&out, "cc33", alone, t.TempDir()); err == nil || !strings.Contains(err.Error(), "no build is denied in "+alone+" or in ") {
+		t.Error(err)
+	}
+	if dirs := dataDirs(config{data: "/d"}); len(dirs) != 1 {
+		t.Errorf("told where, it looks in %q", dirs)
+	}
+	if dirs := dataDirs(config{data: defaultData}); len(dirs) != 2 || dirs[1] != upData {
+		t.Errorf("not told where, it looks in %q", dirs)
 	}
 }
 

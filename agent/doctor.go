@@ -18,11 +18,7 @@ var errUnhealthy = errors.New("the agent cannot work here")
 
 // doctor shows what this kernel and host allow.
 func doctor(ctx context.Context, w world, c config, _ []string) error {
-	dirs := []string{c.data}
-	if c.data == defaultData {
-		dirs = append(dirs, upData)
-	}
-	known, host := lookUp(dirs...), diagnose.ThisHost()
+	known, host := lookUp(dataDirs(c)...), diagnose.ThisHost()
 	host.InUse = known.inUse
 	checks := diagnose.Doctor(ctx, host)
 	checks = append(checks, gateChecks(gate.Test(ctx, gate.ThisHost()))...)

@@ -44,6 +44,14 @@ type lesson struct {
 	Inner    map[string]string `json:"inner"` // "agreed" or "disagreed" by place
 }
 
+// dataDirs are where the data of an agent may be: where a person says, else in the usual places.
+func dataDirs(c config) []string {
+	if c.data == defaultData {
+		return []string{c.data, upData}
+	}
+	return []string{c.data}
+}
+
 // lookUp finds the data directory to tell of: the one given, or of the usual ones that of an agent that runs, or has run.
 func lookUp(dirs ...string) kept {
 	var best kept
