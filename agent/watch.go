@@ -70,6 +70,7 @@ func watch(ctx context.Context, w world, c config, _ []string) error {
 		return err
 	}
 	defer held.Close()
+	processors(c.cpu)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	child, err := followParent(w, func() { cancel(nil) })
