@@ -151,7 +151,7 @@ func TestSafetyOutOfMemory(t *testing.T) {
 func TestSafetyStopped(t *testing.T) {
 	needsRoot(t)
 	const perSecond = 1000
-	before, pause, after := sized(1, 20), sized(5, 60), sized(2, 20) // seconds
+	before, pause, after := sized(1, 20), sized(3, 60), sized(1, 20) // seconds
 	requests := (before + pause + after) * perSecond
 	server := startOwnNginx(t)
 	worker := server.worker(t)

@@ -11,11 +11,14 @@ import (
 	"time"
 )
 
-// TestSmokeOverload starves the agent on purpose, with a small ring and stops in the middle of the load: calls are lost,
+// TestSmokeOverload starves the agent on purpose, with a small ring and stops in the middle of each load: calls are lost,
 // and seen + lost is what was sent, to the call.
 func TestSmokeOverload(t *testing.T) {
 	needsRoot(t)
 	const calls = 4000
+	server := startNginx(t)
+	p := startPair(t, "SPILE_RING_BYTES=262144")
+	var sent, before uint64
 	for _, c := range []struct {
 		name, base string
 		args       []string
@@ -26,8 +29,7 @@ func TestSmokeOverload(t *testing.T) {
 		{"http-h2c", "http://127.0.0.1:8081", []string{"-m", "4"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			server := startNginx(t)
-			p := startPair(t, "SPILE_RING_BYTES=262144")
+			sent += calls
 			load := start(t, "h2load", append([]string{"-n", fmt.Sprint(calls), "-c", "8", "--rps", "250", "-i", server.targets(t, c.base)}, c.args...)...)
 			for range 4 {
 				time.Sleep(200 * time.Millisecond)
@@ -42,18 +44,21 @@ func TestSmokeOverload(t *testing.T) {
 			var seen, lost uint64
 			eventually(t, 3*healthEvery, "the account of the end", func() bool {
 				seen, lost = p.total(), p.count("flow", "lost_server")
-				return seen+lost >= calls
+				return seen+lost >= sent
 			})
-			time.Sleep(healthEvery) // what would be counted twice would come late
-			seen, lost = p.total(), p.count("flow", "lost_server")
-			if seen+lost != calls {
-				t.Errorf("seen %d + lost %d = %d, want %d", seen, lost, seen+lost, calls)
+			if seen+lost != sent {
+				t.Errorf("seen %d + lost %d = %d, want %d", seen, lost, seen+lost, sent)
 			}
-			if lost == 0 {
+			if lost == before {
 				t.Errorf("nothing was lost: the ring was not small enough to show anything")
 			}
-			t.Logf("seen %d, lost %d", seen, lost)
+			t.Logf("sent %d, seen %d, lost %d, %d of them now", sent, seen, lost, lost-before)
+			before = lost
 		})
+	}
+	time.Sleep(healthEvery) // what would be counted twice would come late
+	if seen, lost := p.total(), p.count("flow", "lost_server"); seen+lost != sent {
+		t.Errorf("at the end seen %d + lost %d = %d, want %d", seen, lost, seen+lost, sent)
 	}
 }
 
