@@ -7,11 +7,10 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/spile/spile/agent/chunk"
 	"github.com/spile/spile/agent/coverage"
 	"github.com/spile/spile/agent/origin"
+	"github.com/spile/spile/agent/source"
 	"github.com/spile/spile/agent/target"
 	"github.com/spile/spile/bpf"
 )
@@ -69,7 +68,7 @@ func (a *account) measure() []bpf.Coverage {
 			TLS: c.TLSBytes, Decoded: c.DecodedBytes, Unbound: c.UnboundBytes, QUIC: c.QUICBytes, KTLS: c.KTLS, Ended: c.Ended,
 		}
 	}
-	a.table.Update(bootClock(), rows)
+	a.table.Update(source.SinceBoot(), rows)
 	return list
 }
 
@@ -89,18 +88,10 @@ func (a *account) look(list []bpf.Coverage) {
 		}
 	}
 	for _, q := range a.table.Questions() {
-		p := a.owner(chunk.Owner{TGID: q.TGID, Start: q.Start, Cgroup: q.Cgroup}, bootClock())
+		p := a.owner(chunk.Owner{TGID: q.TGID, Start: q.Start, Cgroup: q.Cgroup}, source.SinceBoot())
 		a.table.Describe(q.Process, coverage.Facts{Name: clean(p.Name), Container: p.Container, PodUID: p.PodUID})
 	}
 }
 
 // clean makes a file name, which is any bytes, fit for the wire, which takes only UTF-8.
 func clean(name string) string { return strings.ToValidUTF8(name, "\uFFFD") }
-
-// bootClock is the kernel's clock of events.
-func bootClock() time.Duration {
-	var now unix.Timespec
-	// It cannot fail: CLOCK_BOOTTIME is older than BPF.
-	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &now)
-	return time.Duration(now.Nano())
-}

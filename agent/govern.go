@@ -14,6 +14,7 @@ import (
 
 	"github.com/spile/spile/agent/govern"
 	"github.com/spile/spile/agent/probe"
+	"github.com/spile/spile/agent/source"
 	"github.com/spile/spile/agent/target"
 	"github.com/spile/spile/bpf"
 	v1 "github.com/spile/spile/proto/spile/v1"
@@ -122,7 +123,7 @@ func (g *governor) run(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		g.turn(bootClock())
+		g.turn(source.SinceBoot())
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/spile/spile/agent/govern"
 	"github.com/spile/spile/agent/parse"
 	"github.com/spile/spile/agent/probe"
+	"github.com/spile/spile/agent/source"
 	"github.com/spile/spile/agent/target"
 	"github.com/spile/spile/bpf"
 	v1 "github.com/spile/spile/proto/spile/v1"
@@ -42,7 +43,7 @@ func onStage(t *testing.T) *stage {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	w := &stage{t: t, now: bootClock()}
+	w := &stage{t: t, now: source.SinceBoot()}
 	if w.tap, err = openTap(ctx, config{ringBytes: 16 << 20, message: 64 << 10, data: t.TempDir()}, spec, nil, log); err != nil {
 		t.Fatal(err)
 	}

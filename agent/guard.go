@@ -92,7 +92,7 @@ type crash struct {
 func newCrashes(a attached, q quarantine, log *slog.Logger) *crashes {
 	return &crashes{
 		attached: a, quarantine: q, log: log, queue: make(chan crash, maxCrashes), trials: map[guard.Build]trial{},
-		denied: map[target.Identity]time.Duration{}, now: bootClock, judge: guard.New(gate.ProbeSyscalls()...),
+		denied: map[target.Identity]time.Duration{}, now: source.SinceBoot, judge: guard.New(gate.ProbeSyscalls()...),
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/spile/spile/agent/govern"
+	"github.com/spile/spile/agent/source"
 	"github.com/spile/spile/bpf"
 )
 
@@ -43,7 +44,7 @@ func (g *governor) hold(d govern.Decision) error {
 	if err != nil {
 		return fmt.Errorf("hold the stage %s: %w", d.Stage, err)
 	}
-	d.Since = bootClock()
+	d.Since = source.SinceBoot()
 	g.held = &d
 	g.mu.Lock()
 	defer g.mu.Unlock()

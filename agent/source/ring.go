@@ -91,7 +91,7 @@ func (r *Ring) Run(ctx context.Context, onChunk func(*chunk.Chunk), onProcess fu
 			r.hand(&record, &c, onChunk, onProcess)
 		case errors.Is(err, bpf.ErrDrained):
 			r.endTurn(onChunk)
-			now := sinceBoot()
+			now := SinceBoot()
 			if err := r.forget(onChunk, now); err != nil {
 				return err
 			}
@@ -216,8 +216,8 @@ func comm(e *bpf.Event) string {
 	return string(name)
 }
 
-// sinceBoot is the kernel's clock of events.
-func sinceBoot() time.Duration {
+// SinceBoot is the kernel's clock of events.
+func SinceBoot() time.Duration {
 	var now unix.Timespec
 	// It cannot fail: CLOCK_BOOTTIME is older than BPF. It does not wait either, so the runtime need not hear of it.
 	_, _, _ = unix.RawSyscall(unix.SYS_CLOCK_GETTIME, unix.CLOCK_BOOTTIME, uintptr(unsafe.Pointer(&now)), 0)
