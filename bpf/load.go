@@ -83,19 +83,35 @@ func (o *Objects) load(options Options) error {
 	if err := o.add(specs.proc, "the programs of processes"); err != nil {
 		return err
 	}
+	if err := o.openLosses(); err != nil {
+		return err
+	}
 	if err := o.fillSelection(options); err != nil {
 		return err
 	}
 	if err := o.attachProcesses(options.Select); err != nil {
 		return err
 	}
-	if err := o.attachSockets(specs.sock, kernel, options.SocketRung); err != nil {
+	// The verifier takes half a second for either: they go side by side, on the maps of the programs of processes.
+	tls := &Objects{maps: maps.Clone(o.maps), programs: map[string]*ebpf.Program{}, rungs: map[string]string{}}
+	loaded := make(chan error, 1)
+	go func() { loaded <- tls.loadTLS(specs, options.NoUprobeMulti) }()
+	err = o.attachSockets(specs.sock, kernel, options.SocketRung)
+	tlsErr := <-loaded
+	o.join(tls)
+	if err != nil {
 		return err
 	}
-	if err := o.openLosses(); err != nil {
-		return err
-	}
-	return o.loadTLS(specs, options.NoUprobeMulti)
+	return tlsErr
+}
+
+// join takes over what was loaded side by side.
+func (o *Objects) join(other *Objects) {
+	o.collections = append(o.collections, other.collections...)
+	maps.Copy(o.maps, other.maps)
+	maps.Copy(o.programs, other.programs)
+	maps.Copy(o.rungs, other.rungs)
+	o.uprobeMulti = other.uprobeMulti
 }
 
 func (o *Options) fill() error {
