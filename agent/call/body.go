@@ -29,7 +29,8 @@ func (d *Describer) content(c *v1.Content, m *parse.Message, h *head, cover *cov
 		c.ContentType = some(room)
 		*c.ContentType = typ
 	}
-	if m.BodyTruncated || !m.Complete {
+	cut := m.BodyTruncated || !m.Complete
+	if cut {
 		cover.truncated = true
 	}
 	if m.BodyBytes == 0 && len(m.Body) == 0 {
@@ -39,20 +40,20 @@ func (d *Describer) content(c *v1.Content, m *parse.Message, h *head, cover *cov
 		cover.noBody = true
 		return
 	}
-	body := m.Body
+	body, whole := m.Body, !cut
 	if coding := strings.ToLower(strings.TrimSpace(h.value(m.Header, h.contentEncoding))); coding != "" && coding != "identity" {
-		var whole bool
-		if body, whole = d.unzip.inflate(coding, m.Body); body == nil {
+		var all bool
+		if body, all = d.unzip.inflate(coding, m.Body); body == nil {
 			cover.noBody = true
 			return
 		}
-		if !whole {
-			cover.truncated = true
+		if !all {
+			cover.truncated, whole = true, false
 		}
 	}
 	switch {
 	case isJSON(typ, body):
-		d.describeJSON(c, body, cover)
+		d.describeJSON(c, body, whole, cover)
 	case typ == "application/x-www-form-urlencoded":
 		d.tree.reset("body")
 		if !d.pairs(string(body), 0) {
@@ -78,15 +79,18 @@ func isJSON(typ string, body []byte) bool {
 	return len(b) > 1 && (b[0] == '{' && (b[1] == '"' || b[1] == '}' || b[1] == '\n' || b[1] == ' ' || b[1] == '\r') || b[0] == '[' && (b[1] == '{' || b[1] == '\n'))
 }
 
-// describeJSON fills the tree from a JSON text. Past what may be spent on it, only records are counted.
-func (d *Describer) describeJSON(c *v1.Content, body []byte, cover *coverage) {
+// describeJSON fills the tree from a JSON text. Past what may be spent on it, only the records of a whole body are counted:
+// where its end is missing their number is a lower bound anyway.
+func (d *Describer) describeJSON(c *v1.Content, body []byte, whole bool, cover *coverage) {
 	d.tree.reset("body")
 	w := walk{d: d, records: -1}
 	granted := d.effort.grant(d.now, len(body))
 	d.scan.reset(body)
 	for {
 		if d.scan.pos > granted {
-			w.skim(&d.scan)
+			if whole {
+				w.skim(&d.scan)
+			}
 			cover.truncated = true
 			c.Records = w.count
 			return
