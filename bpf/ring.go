@@ -24,6 +24,7 @@ type ring struct {
 	at                 uint64 // where the next record begins; the consumer position follows it in release
 	released           uint64
 	view               []byte // data from position begin on
+	mapped             uintptr
 	begin              uint64
 	viewBytes          int
 	fd                 int       // of our own
@@ -69,22 +70,35 @@ func mapRing(fd, size int) (*ring, error) {
 
 // move maps the data from the next record on, and at least so many bytes of them, which are no more than the ring has.
 func (r *ring) move(bytes uint64) error {
-	if r.view != nil {
-		if err := unix.Munmap(r.view); err != nil {
-			return fmt.Errorf("unmap data: %w", err)
-		}
-		r.view = nil
+	if err := r.unmap(); err != nil {
+		return err
 	}
 	page := uint64(os.Getpagesize())
 	r.begin = r.at &^ (page - 1)
 	length := max(uint64(r.viewBytes), (r.at-r.begin+bytes+page-1)&^(page-1))
-	var err error
-	r.view, err = unix.Mmap(r.fd, int64(2*page+(r.begin&(r.size-1))), int(length), unix.PROT_READ, unix.MAP_SHARED)
-	if err != nil {
-		return fmt.Errorf("map %d bytes of data: %w", length, err)
+	at, _, errno := unix.RawSyscall6(unix.SYS_MMAP, 0, uintptr(length), unix.PROT_READ, unix.MAP_SHARED, uintptr(r.fd), uintptr(2*page+(r.begin&(r.size-1))))
+	if errno != 0 {
+		return fmt.Errorf("map %d bytes of data: %w", length, errno)
 	}
+	r.mapped, r.view = at, unsafe.Slice((*byte)(pointer(at)), length)
 	return nil
 }
+
+// unmap takes the view away. It and move take some 100 us and never wait, so the runtime is not told of the system calls:
+// it would give this goroutine's processor to another thread each time, and look every 20 us whether to do so again.
+func (r *ring) unmap() error {
+	if r.view == nil {
+		return nil
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_MUNMAP, r.mapped, uintptr(len(r.view)), 0); errno != 0 {
+		return fmt.Errorf("unmap data: %w", errno)
+	}
+	r.view = nil
+	return nil
+}
+
+// pointer makes a pointer of an address outside of Go's memory, which does not move.
+func pointer(address uintptr) unsafe.Pointer { return *(*unsafe.Pointer)(unsafe.Pointer(&address)) }
 
 // see moves the view where it does not hold that many bytes from the next record on.
 func (r *ring) see(bytes uint64) error {
@@ -152,7 +166,8 @@ func (r *ring) next() ([]byte, error) {
 // close unmaps the ring, and with it the record that was read last.
 func (r *ring) close() error {
 	var errs []error
-	for _, m := range [][]byte{r.view, r.pages[0], r.pages[1]} {
+	errs = append(errs, r.unmap())
+	for _, m := range r.pages {
 		if m != nil {
 			errs = append(errs, unix.Munmap(m))
 		}

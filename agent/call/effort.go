@@ -4,8 +4,8 @@ import "time"
 
 const (
 	// effortBytes is how much JSON is described in a second, a second's worth kept: at some 5 ns a byte that is a
-	// twenty-fifth of a processor. Above that rate bodies repeat each other.
-	effortBytes = 8 << 20
+	// fiftieth of a processor. Above that rate bodies repeat each other.
+	effortBytes = 4 << 20
 	// leastBytes of each body are described whatever the rate.
 	leastBytes = 512
 )
