@@ -50,7 +50,7 @@ matrix: build ## every server and client program of the matrix, 1,000 connection
 	TEST_SPILE_MATRIX=1 $(GO) test -count=1 -v -timeout 60m ./deploy -run '^(TestMatrix|TestWrongPeer|TestNoLossAt5000)$$'
 	TEST_SPILE_MATRIX=1 $(GO) test -count=1 -v -timeout 20m ./agent/target -run '^TestGoMatrix$$'
 
-bench: build ## the table of what Spile costs, beside empty probes, a mere copy and proxies (BENCH_ROUNDS=5 BENCH_CALLS=8000)
+bench: build ## the table of what Spile costs, beside empty probes, a mere copy and proxies (BENCH_ROUNDS=5 BENCH_CALLS=48000)
 	deploy/packages.sh bench
 	TEST_SPILE_BENCH=1 $(GO) test -count=1 -v -timeout 60m ./deploy -run '^TestBench$$'
 
