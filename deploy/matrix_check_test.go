@@ -120,7 +120,7 @@ func tally(got []matrixCall, want map[string]wanted, port int) (v verdict, fault
 		case w.size >= 0 && w.status == 200 && (c.Response.Bytes != w.size || c.Response.ContentType != "application/json"):
 			fault(&v.other, fmt.Sprintf("want a response body of %d bytes of JSON", w.size), c)
 		case slices.ContainsFunc(c.Coverage, func(s string) bool { return s != "truncated" }) || len(c.Coverage) > 0 && !w.long && !w.early && c.Method != "POST":
-			// Of bodies beyond 512 bytes not all is described where many come.
+			// Of bodies beyond 256 bytes not all is described where many come.
 			fault(&v.other, "not the whole call", c)
 		}
 		if c.Observed == "both" {

@@ -7,7 +7,7 @@ const (
 	// fiftieth of a processor. Above that rate bodies repeat each other.
 	effortBytes = 4 << 20
 	// leastBytes of each body are described whatever the rate.
-	leastBytes = 512
+	leastBytes = 256
 )
 
 // effort is what describing bodies may still cost. Its time is that of the calls, so a recording is always described alike.
