@@ -88,8 +88,10 @@ static __noinline __attribute__((unused)) int emit(struct stream *s, struct io *
 	if (bpf_ringbuf_query(&data_ring, BPF_RB_AVAIL_DATA) > pressure_bytes) {
 		/* Also what is only told takes room, and heads take the reader's time: thirty may be in one small write. */
 		__u32 n = io->length < message_bytes ? io->length : message_bytes;
+		/* Behind lost frames it is what the stream's number tells, and whoever sends chooses that. */
+		__u32 heads = s->begun[d] < MAX_FRAMES ? s->begun[d] : MAX_FRAMES;
 
-		if (!afford_share(s->cgroup, (io->flags & FLAG_UNSEEN || s->shed & SHED_RESPONSES ? 0 : n) + EVENT_BYTES * (1 + s->begun[d])))
+		if (!afford_share(s->cgroup, (io->flags & FLAG_UNSEEN || s->shed & SHED_RESPONSES ? 0 : n) + EVENT_BYTES * (1 + heads)))
 			return refuse_bytes(s, d, io->length, LOSS_PRESSURE);
 	}
 	if ((s->shed & SHED_RESPONSES) && is_response(s, d)) {

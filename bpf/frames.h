@@ -12,7 +12,6 @@
 #ifndef SPILE_FRAMES_H
 #define SPILE_FRAMES_H
 
-#define MAX_FRAMES 160 /* heads of one call; nginx allows 128 requests at once, and verification takes time */
 #define PREFACE_BYTES 24
 #define FRAME_HEAD_BYTES 9
 #define MAX_FRAME (1 << 20) /* far above what any stack writes */

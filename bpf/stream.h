@@ -6,6 +6,8 @@
 #ifndef SPILE_STREAM_H
 #define SPILE_STREAM_H
 
+#define MAX_FRAMES 160 /* heads of one call; nginx allows 128 requests at once, and verification takes time */
+
 enum frames_state { FRAMES_NONE = 0, FRAMES_FOLLOWED = 1, FRAMES_LOST = 2 };
 
 /* Where an HTTP/2 client stands in its frames (frames.h). */

@@ -172,16 +172,17 @@ func TestSafetyNeighbour(t *testing.T) {
 		_, err := fmt.Sscanf(hotServer.log.String(), "listens on %s\n", &address)
 		return err == nil
 	})
-	// Without a governor, which would slow the neighbour down by itself.
-	p := startPair(t, "SPILE_CPU_BUDGET=0", "SPILE_PROBE_BUDGET=0", "SPILE_LIBRARY_BUDGET=0")
+	// Held at its first stage: the governor would slow the neighbour down by itself.
+	p := startPair(t, "SPILE_GOVERNOR_STAGE=full", "SPILE_LIBRARY_BUDGET=0")
 	load := begin(t, inQuiet("h2load", "--h1", "-n", strconv.Itoa(requests), "-c", "4", "--rps", strconv.Itoa(perSecond/4), "https://127.0.0.1:8443/health"))
 	time.Sleep(time.Second)
 	clients := neighbour(fmt.Sprint(address, " ", length))
 	<-clients.done
 	flawless(t, load, requests)
 	calls, rate := hotCalls(t, clients.log.String())
-	if rate < hotPerSecond {
-		t.Errorf("the neighbour made %.0f calls a second, want %d: the machine is too busy to show anything", rate, hotPerSecond)
+	// A slice of it shares two processors with whatever else is tested.
+	if want := sized(hotPerSecond/4, hotPerSecond); rate < float64(want) {
+		t.Errorf("the neighbour made %.0f calls a second, want %d: the machine is too busy to show anything", rate, want)
 	}
 
 	// By process: one of each cgroup is a server.

@@ -123,8 +123,10 @@ type Governor struct {
 
 // New makes a Governor that takes in everything.
 func New(b Budget) *Governor {
+	agent := newTrack(b.Agent)
+	agent.full = saturated
 	return &Governor{
-		budget: b, agent: newTrack(b.Agent), probes: newTrack(b.Probes), files: map[string]*hot{}, shares: shares{by: map[uint64]float64{}},
+		budget: b, agent: agent, probes: newTrack(b.Probes), files: map[string]*hot{}, shares: shares{by: map[uint64]float64{}},
 	}
 }
 

@@ -105,9 +105,18 @@ func (w *world) want(t *testing.T, trail ...string) {
 
 func TestWithinBudgetNothingIsLeftOut(t *testing.T) {
 	w := newWorld(Budget{Agent: 1, Probes: 1})
-	w.run(t, 600, steady(0.99))
+	w.run(t, 600, steady(0.94))
 	w.want(t)
-	if w.d.Stage != Full || w.d.OneIn != 1 || w.d.Bodies() || w.d.Reason != "" || w.d.Agent < 0.98 {
+	if w.d.Stage != Full || w.d.OneIn != 1 || w.d.Bodies() || w.d.Reason != "" || w.d.Agent < 0.93 {
+		t.Errorf("%+v", w.d)
+	}
+}
+
+// On as many processors as its budget has, an agent that wants more never takes all of them.
+func TestASaturatedAgentIsOverItsBudget(t *testing.T) {
+	w := newWorld(Budget{Agent: 1})
+	w.run(t, 15, steady(0.97))
+	if w.d.Stage != NoBodies {
 		t.Errorf("%+v", w.d)
 	}
 }

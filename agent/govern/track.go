@@ -9,6 +9,9 @@ const (
 	maxPatience = 16 * time.Minute
 	// relapse: whoever is over again this soon after a step down made it too early.
 	relapse = 2 * time.Minute
+	// saturated is the share of its budget from which on the agent needs more: it runs on as many processors as the budget
+	// has, so it cannot take all of them.
+	saturated = 0.95
 	// shortest reading that is kept by itself, so that a window stays small however often samples come.
 	shortest = 100 * time.Millisecond
 )
@@ -30,6 +33,7 @@ type reading struct {
 // track judges one figure against its budget.
 type track struct {
 	budget   float64 // cores; 0 = no limit
+	full     float64 // share of the budget from which on it is exceeded
 	readings []reading
 	span     time.Duration // of all readings
 	used     float64       // core seconds in them
@@ -39,7 +43,7 @@ type track struct {
 	lowered  time.Duration // when that was; 0 = never
 }
 
-func newTrack(budget float64) track { return track{budget: budget, patience: minPatience} }
+func newTrack(budget float64) track { return track{budget: budget, full: 1, patience: minPatience} }
 
 // take adds a reading and lets go of those that are older than the window.
 func (t *track) take(elapsed time.Duration, cores float64) {
@@ -87,7 +91,7 @@ func (t *track) verdict(now time.Duration) verdict {
 	mean := t.mean()
 	if t.budget > 0 && mean >= t.budget*calmShare {
 		t.calmFrom = 0
-		if mean > t.budget {
+		if mean > t.budget*t.full {
 			return over
 		}
 		return hold

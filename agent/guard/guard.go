@@ -216,7 +216,7 @@ func (g *Guard) Crash(c Crash) Verdict {
 	}
 	fault := isFault(c) && !sent(c)
 	if b.tried != 0 {
-		return g.onTrial(b, c, fault)
+		return g.onTrial(b, c, fault || strength == strong)
 	}
 	if fault && !c.Probed && !c.InCall && !c.InUprobeArea {
 		b.bare = c.Time

@@ -218,7 +218,7 @@ func (d *denied) read() (changed bool, err error) {
 			delete(d.builds, b)
 		}
 	}
-	for _, x := range kept.Denied[:min(len(kept.Denied), maxDenied)] {
+	for _, x := range kept.Denied[max(0, len(kept.Denied)-maxDenied):] {
 		d.builds[x.build()] = x
 	}
 	return true, nil

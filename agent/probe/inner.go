@@ -90,7 +90,9 @@ func (r *Registry) tally(a *attachment, group target.Place, slot uint32) (v verd
 func (r *Registry) recheck(e *entry, a *attachment) {
 	r.mu.Lock()
 	due := e.at == a && a.rechecks(r.now())
-	a.again = time.Time{}
+	if due {
+		a.again = time.Time{}
+	}
 	only := a.only
 	r.mu.Unlock()
 	if !due {

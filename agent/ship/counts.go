@@ -29,9 +29,8 @@ type Counts struct {
 
 // Counts is a snapshot; while calls are moving, its parts may be a moment apart.
 func (s *Shipper) Counts() Counts {
-	c := Counts{Dropped: map[string]uint64{}}
+	c := Counts{Dropped: map[string]uint64{}, Queued: uint64(s.outbox.len())}
 	s.spool.counts(&c)
-	c.Queued = uint64(s.outbox.len())
 	s.mu.Lock()
 	for reason, n := range s.dropped {
 		c.Dropped[reason] += n

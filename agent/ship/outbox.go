@@ -8,7 +8,7 @@ import (
 )
 
 // maxSealed is how many batches may wait for the disk.
-const maxSealed = 32
+const maxSealed = 8
 
 // outbox turns calls into batches, in the goroutine that adds them: their memory is at hand then, and can be used again at
 // once. The writer is woken by the first call of a batch and by a batch that is full.
