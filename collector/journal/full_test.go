@@ -79,7 +79,13 @@ func onSmallDisk(t *testing.T, dir string) {
 	got := make(chan uint64, 1000)
 	reading, stop := context.WithCancel(t.Context())
 	defer stop()
-	go j.Read(reading, 0, 0, func(_ uint64, r Record) error { got <- r.Seq; return nil })
+	go func() {
+		// Begun before there is room, it may be refused; whoever reads begins again.
+		for reading.Err() == nil {
+			_ = j.Read(reading, 0, 0, func(_ uint64, r Record) error { got <- r.Seq; return nil })
+			time.Sleep(50 * time.Millisecond)
+		}
+	}()
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}
