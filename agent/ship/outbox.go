@@ -7,8 +7,8 @@ import (
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
 
-// maxSealed is how many batches may wait for the disk.
-const maxSealed = 8
+// maxSealedBytes may wait for the disk before they are compressed; a batch of usual calls has 0.3 MiB.
+const maxSealedBytes = 8 << 20
 
 // outbox turns calls into batches, in the goroutine that adds them: their memory is at hand then, and can be used again at
 // once. The writer is woken by the first call of a batch and by a batch that is full.
@@ -17,6 +17,7 @@ type outbox struct {
 	open    *columns.Batch // nil = no call waits
 	sealed  []*columns.Batch
 	spare   *columns.Batch
+	bytes   int // of the sealed ones
 	waiting int // calls in these
 	enough  int // calls that make a batch
 	max     int // calls that may wait
@@ -34,7 +35,7 @@ func (o *outbox) put(calls []*v1.Call) (l lost) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, c := range calls {
-		if o.waiting >= o.max || len(o.sealed) >= maxSealed {
+		if o.waiting >= o.max || o.bytes >= maxSealedBytes {
 			l.full++
 			continue
 		}
@@ -80,6 +81,7 @@ func (o *outbox) add(c *v1.Call) error {
 func (o *outbox) seal() {
 	if o.open != nil && o.open.Len() > 0 {
 		o.sealed = append(o.sealed, o.open)
+		o.bytes += o.open.Size()
 		o.open = nil
 		o.wake()
 	}
@@ -110,6 +112,7 @@ func (o *outbox) take() (b *columns.Batch, more bool) {
 	}
 	b = o.sealed[0]
 	o.sealed = append(o.sealed[:0], o.sealed[1:]...)
+	o.bytes -= b.Size()
 	return b, more
 }
 
