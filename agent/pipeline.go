@@ -86,7 +86,8 @@ func endOf(local, remote netip.AddrPort, netns uint32) end {
 func newPipeline(c pipelineConfig) *pipeline {
 	p := &pipeline{pipelineConfig: c, ends: map[end]*owned{}, served: map[end]time.Duration{}, names: map[netip.Addr]string{}, unbound: newUnbound()}
 	p.describe = call.New(call.Config{Key: c.key.key, KeyEpoch: c.key.epoch, Node: c.node})
-	emit, spare := c.emit, func(*v1.Call) {}
+	emit := c.emit
+	var spare func(*v1.Call)
 	if c.reuse {
 		spare = p.describe.Reuse
 		emit = func(call *v1.Call) {

@@ -7,7 +7,7 @@ import (
 	v1 "github.com/spile/spile/proto/spile/v1"
 )
 
-// maxSealedBytes may wait for the disk before they are compressed; a batch of usual calls has 0.3 MiB.
+// maxSealedBytes may wait for the disk before they are compressed; a batch has 1 MiB at most.
 const maxSealedBytes = 8 << 20
 
 // outbox turns calls into batches, in the goroutine that adds them: their memory is at hand then, and can be used again at
